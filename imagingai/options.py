@@ -91,11 +91,11 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         raise InputError(f"{flag(name)} is {value!r}; it must be a {hint.__name__}.")
 
 
-def add_arguments(parser: argparse._ActionsContainer, config_class: type) -> None:
-    """Add one argument per field. A field that is not given stays absent, so that a preset can fill it."""
+def add_arguments(groups: Mapping[bool, argparse._ActionsContainer], config_class: type) -> None:
+    """Add one argument per field to groups[is it advanced]. A field that is not given stays absent, so that a preset can fill it."""
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        kind, text = hints[field.name], _help(field)
+        parser, kind, text = groups[field.metadata["advanced"]], hints[field.name], _help(field)
         common: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": field.name}
         if kind is bool:
             parser.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **common)

@@ -15,11 +15,38 @@ class RegistrationConfig:
 
     # --- alignment (affine.py)
     alignment: str = option("affine", "Linear stage that runs first.", choices=("none", "center", "rigid", "affine"))
-    alignment_similarity: str = option("mi", "What the linear stage compares: mutual information works for any two modalities.", choices=("mi", "ncc"), advanced=True)
+    alignment_similarity: str = option(
+        "mi", "What the linear stage compares: mutual information works for any two modalities.", choices=("mi", "ncc"), advanced=True
+    )
     # --- deformation (deformable.py)
-    deformation: str = option("displacement", "Deformable stage: a displacement field, a stationary velocity field (exactly invertible), or none.", choices=("displacement", "velocity", "none"))
+    deformation: str = option(
+        "displacement",
+        "Deformable stage: a displacement field, a stationary velocity field (exactly invertible), or none.",
+        choices=("displacement", "velocity", "none"),
+    )
     similarity: str = option("ncc", "Image similarity to optimize.", choices=SIMILARITIES, combine=True)
+    # --- grid
+    spacing: float = option(
+        0.0,
+        "Spacing of the isotropic grid that is computed on; 0 takes it from the fixed image.",
+        limits=(0.0, 100.0),
+        unit="mm",
+        advanced=True,
+    )
+    max_voxels: float = option(
+        16.0,
+        "Largest grid that is computed on; a larger fixed image is registered on a coarser grid.",
+        limits=(0.01, 1000.0),
+        unit="million voxels",
+        advanced=True,
+    )
     # --- run
+    outputs: tuple[str, ...] = option(
+        ("moved", "transform", "inverse", "jacobian", "similarity_map", "report"),
+        "Files to write.",
+        choices=("moved", "transform", "inverse", "displacement", "jacobian", "similarity_map", "report"),
+        advanced=True,
+    )
     device: str = option("auto", "Where to compute; auto takes a CUDA GPU if there is one.", choices=("auto", "cpu", "cuda"))
     threads: int = option(0, "CPU threads; 0 uses all cores.", limits=(0, 256), advanced=True)
     seed: int = option(0, "Seed of everything random.", limits=(0, 2**31 - 1), advanced=True)
@@ -29,3 +56,38 @@ class RegistrationConfig:
 
 
 PRESETS: dict[str, dict] = {"fast": {}, "default": {}, "smooth": {}, "accurate": {}}
+
+INTERPOLATIONS = ("linear", "nearest", "cubic")
+
+
+@dataclass(frozen=True)
+class ApplyConfig:
+    """How to move another image with a transform."""
+
+    interpolation: str = option("linear", "nearest for labels and masks.", choices=INTERPOLATIONS)
+    fill: float = option(0.0, "Value where the moving image does not reach.", limits=(-1e9, 1e9))
+    name: str = option("moved.nii.gz", "File name of the result in the job folder.", advanced=True)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class InvertConfig:
+    """How to invert a transform."""
+
+    name: str = option("inverse.h5", "File name of the result in the job folder.", advanced=True)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How to measure a transform."""
+
+    inverse: bool = option(True, "Also invert the transform and measure the inverse consistency.")
+    report: bool = option(True, "Write an HTML report with pictures.")
+
+    def __post_init__(self) -> None:
+        check(self)

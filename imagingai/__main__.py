@@ -1,0 +1,198 @@
+"""The command line, built from `TASKS`: `imagingai register ...`, `imagingai batch jobs.csv`, `imagingai run <folder>`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imagingai import __version__, job
+from imagingai.errors import Cancelled, ImagingAIError, InputError
+from imagingai.options import add_arguments, flag
+from imagingai.progress import Bar, Lines
+from imagingai.tasks import TASKS, Task, load
+
+DESCRIPTION = """ImagingAI: medical image registration and more.
+
+  imagingai register --fixed atlas.nii.gz --moving patient.nii.gz --output result/
+  imagingai register --help          all options with limits and defaults
+  imagingai list                     what there is: tasks, presets, similarities, weights
+
+Exit codes: 0 done, 2 the input or a setting cannot be used (one sentence says why), 130 stopped."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not burn CPU seconds
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING - 10 * options.verbose, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        return options.command(options)
+    except Cancelled:
+        print("\nStopped; no half-written files are left.", file=sys.stderr)
+        return 130
+    except ImagingAIError as error:
+        print(f"\nimagingai: {error}", file=sys.stderr)
+        return 2
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise Cancelled("Stopped on request; nothing was written.")
+
+
+class _Parser(argparse.ArgumentParser):
+    """An unknown option or a bad value ends with one sentence and the way out, not with the whole usage."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"imagingai: {message}. See {self.prog} --help.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="imagingai", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--verbose", action="count", default=0, help="say more (twice: debugging)")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, task in TASKS.items():
+        _add_task(commands, name, task)
+    batch = commands.add_parser(
+        "batch", help="Run every row of a CSV file.", description=BATCH_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    batch.add_argument("jobs", type=Path, help="CSV file, one job a row")
+    batch.add_argument("--row", type=int, help="run only this row (1 is the first), e.g. in a cluster's job array")
+    batch.add_argument("--parallel", type=int, default=1, metavar="N", help="rows at a time (default 1); give each --threads")
+    batch.set_defaults(command=_batch)
+    run = commands.add_parser(
+        "run",
+        help="Run a job folder (what panels and clusters do).",
+        description="Run the job.json of a folder; progress goes to standard output as JSON lines.",
+    )
+    run.add_argument("folder", type=Path)
+    run.set_defaults(command=_run_folder)
+    commands.add_parser("list", help="List tasks, presets, similarities and weights.").set_defaults(command=_list)
+    return parser
+
+
+def _add_task(commands: Any, name: str, task: Task) -> None:
+    parser = commands.add_parser(
+        name, help=task.help, description=f"{task.help}\n\nexample:\n  {task.example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    files = parser.add_argument_group("files")
+    for item in task.inputs:
+        files.add_argument(flag(item.name), metavar="FILE", required=item.required, help=item.help)
+    files.add_argument("--output", type=Path, required=True, metavar=task.output.upper(), help=f"{task.output} for the result")
+    files.add_argument("--overwrite", action="store_true", help="replace an earlier result")
+    if task.presets:
+        presets = load(task.presets)
+        parser.add_argument(
+            "--preset", choices=tuple(presets), default="default", help="a set of values for the options below; what you give yourself wins"
+        )
+    config = load(task.config)
+    basic, advanced = parser.add_argument_group("options"), parser.add_argument_group("advanced options")
+    add_arguments({False: basic, True: advanced}, config)
+    parser.set_defaults(command=_run_task, task=name)
+
+
+def make_job(name: str, values: dict[str, Any], preset: str = "default") -> job.Job:
+    """Sort named values into the inputs and the config of a task; a preset fills what is not given."""
+    task = TASKS[name]
+    inputs = {item.name for item in task.inputs}
+    config = {key: value for key, value in values.items() if key not in inputs}
+    if task.presets:
+        presets = load(task.presets)
+        if preset not in presets:
+            raise InputError(f"--preset has no choice {preset!r}. Choose from {', '.join(presets)}.")
+        config = {**presets[preset], **config}
+    return job.Job(name, {key: os.path.abspath(value) for key, value in values.items() if key in inputs}, config)
+
+
+def _run_task(options: argparse.Namespace) -> int:
+    fields = {item.name for item in TASKS[options.task].inputs} | {
+        field.name for field in dataclasses.fields(load(TASKS[options.task].config))
+    }
+    values = {key: value for key, value in vars(options).items() if key in fields and value is not None}
+    todo = make_job(options.task, values, getattr(options, "preset", "default"))
+    run = _run_to_file if TASKS[options.task].output == "file" else _run_to_folder
+    result = run(todo, options.output, options.overwrite)
+    if result.get("table"):
+        print(result["table"])
+    print(f"Wrote {', '.join(result['outputs'])} to {options.output if options.output.is_dir() else options.output.absolute().parent}")
+    return 0
+
+
+def _run_to_folder(todo: job.Job, folder: Path, overwrite: bool) -> dict[str, Any]:
+    if (folder / "result.json").exists() and not overwrite:
+        raise InputError(f"{folder} already holds a result. Choose another folder, or add --overwrite to replace it.")
+    todo.write(folder)
+    return _with_bar(folder)
+
+
+def _run_to_file(todo: job.Job, target: Path, overwrite: bool) -> dict[str, Any]:
+    """Run in a hidden job folder beside the target, then move the one result into place."""
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists. Choose another name, or add --overwrite to replace it.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".imagingai-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"Cannot write {target}: {error.strerror}. Choose a folder that you may write to.") from None
+    try:
+        job.Job(todo.task, todo.inputs, {**todo.config, "name": target.name}).write(folder)
+        result = _with_bar(folder)
+        os.replace(folder / target.name, target)
+        return result
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_bar(folder: Path) -> dict[str, Any]:
+    bar = Bar()
+    try:
+        return job.run(folder, bar)
+    finally:
+        bar.close()
+
+
+def _run_folder(options: argparse.Namespace) -> int:
+    job.run(options.folder, Lines())
+    return 0
+
+
+BATCH_HELP = """Run every row of a CSV file; the columns are named like the options.
+
+  output,fixed,moving,fixed_labels,moving_labels,preset
+  out/01,atlas.nii.gz,01.nii.gz,atlas_labels.nii.gz,01_labels.nii.gz,fast
+  out/02,atlas.nii.gz,02.nii.gz,,,
+
+Each row is a job folder (`output`) and runs in a process of its own. A column `task` may name another
+task than register. Paths are relative to the CSV file. Start the same command again after a stop: rows
+that are finished are not done again. Results and reasons of failures go to <name>-results.csv."""
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from imagingai.batch import run_batch
+
+    return run_batch(options.jobs, options.row, options.parallel)
+
+
+def _list(options: argparse.Namespace) -> int:
+    for name, task in TASKS.items():
+        print(f"{name:15s} {task.help}\n{'':15s}   {task.example}")
+        for key, values in (load(task.presets) if task.presets else {}).items():
+            print(f"{'':15s}   --preset {key:10s} {' '.join(f'{flag(a)} {b}' for a, b in values.items())}")
+    similarity = next(f for f in dataclasses.fields(load(TASKS["register"].config)) if f.name == "similarity")
+    print(f"\nsimilarities    {', '.join(similarity.metadata['choices'])} (weighted sums such as ncc+0.5*mind)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from imagingai.errors import InputError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The torch device for "auto", "cpu" or "cuda"; auto takes a CUDA GPU if torch sees one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device cuda: torch {torch.__version__} sees no CUDA GPU. Use --device cpu, or install a CUDA build of torch.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def use_threads(threads: int = 0) -> None:
+    """Let torch and ITK compute with so many CPU threads; 0 means all that this process may use."""
+    count = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
+    torch.set_num_threads(count)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(count)
