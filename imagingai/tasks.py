@@ -68,7 +68,7 @@ TASKS: dict[str, Task] = {
         config="imagingai.registration.config:ApplyConfig",
         run="imagingai.registration.task:apply_files",
         output="file",
-        example="imagingai apply --transform result/transform.h5 --fixed atlas.nii.gz --moving lesion.nii.gz --output lesion_in_atlas.nii.gz",
+        example="imagingai apply --transform result/transform.h5 --fixed atlas.nii.gz --moving lesion.nii.gz --output moved.nii.gz",
     ),
     "invert": Task(
         help="Invert a transform and measure how exact the inverse is.",
@@ -92,7 +92,7 @@ TASKS: dict[str, Task] = {
         ),
         config="imagingai.registration.config:EvaluateConfig",
         run="imagingai.registration.task:evaluate_files",
-        example="imagingai evaluate --transform t.h5 --fixed a.nii.gz --fixed-labels la.nii.gz --moving-labels lb.nii.gz --output evaluation/",
+        example="imagingai evaluate --transform t.h5 --fixed a.nii.gz --fixed-labels l.nii.gz --moving-labels m.nii.gz --output eval/",
     ),
 }
 
