@@ -1,0 +1,40 @@
+# `make demo` and `make test` set themselves up on a fresh machine: Python 3.10-3.13, nothing else.
+# On Linux without an NVIDIA GPU, the small CPU build of torch saves gigabytes:
+#   make demo PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PYTHON ?= python3
+VENV ?= .venv
+BENCH_VENV ?= .venv-bench
+BIN = $(VENV)/bin
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: demo test lint bench clean help
+
+help:
+	@echo "make demo    register two brains and write demo-output/report.html"
+	@echo "make test    run all tests"
+	@echo "make bench   measure against Greedy, ANTs, DIPY, elastix and ConvexAdam (needs IMAGINGAI_BENCH_DATA)"
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (a few minutes the first time) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --progress-bar on $(PIP_OPTIONS) -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --progress-bar on $(PIP_OPTIONS) -c constraints.txt -e ".[test]"
+	@touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/python -m imagingai register \
+		--fixed Testing/Data/brain_fixed.nii.gz --fixed-labels Testing/Data/brain_fixed_labels.nii.gz \
+		--moving Testing/Data/brain_moving.nii.gz --moving-labels Testing/Data/brain_moving_labels.nii.gz \
+		--output demo-output --overwrite
+	@echo "Open demo-output/report.html in a browser."
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(BENCH_VENV) demo-output build *.egg-info
