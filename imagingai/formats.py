@@ -8,6 +8,7 @@ import gzip
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,10 @@ def read_any(path: Path) -> sitk.Image:
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    if path.name.endswith(".nii.gz") and path.with_suffix("").exists():
+        # Asked for a.nii.gz, ITK silently reads a.nii if that lies beside it: read a copy elsewhere.
+        with tempfile.TemporaryDirectory() as folder:
+            return read_any(Path(shutil.copy(path, folder)))
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
