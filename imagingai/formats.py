@@ -172,7 +172,7 @@ def _write_nifti(image: sitk.Image, path: Path) -> None:
     plain = path.with_name(path.name.removesuffix(".gz")) if path.suffix == ".gz" else path
     try:
         sitk.WriteImage(image, str(plain), False)
-        if plain.stat().st_size < image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent():
+        if plain.stat().st_size < sitk.GetArrayViewFromImage(image).nbytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if plain != path:
             with plain.open("rb") as source, gzip.open(path, "wb", compresslevel=1) as target:

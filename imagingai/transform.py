@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from imagingai import jacobian
 from imagingai.errors import InputError
+from imagingai.inverse import solve
 from imagingai.volume import Volume, same_grid
 
 ALIGN_CORNERS = True  # normalized -1 and 1 are the centers of the outer voxels
@@ -190,32 +191,15 @@ def _move_back(parts: Sequence[Affine | _Field], points: torch.Tensor) -> torch.
     return points
 
 
-def _solve(field: _Field, target: torch.Tensor, iterations: int = 60) -> torch.Tensor:
-    """x with x + u(x) = target, all (3, N) RAS mm.
+def _solve(field: _Field, target: torch.Tensor) -> torch.Tensor:
+    """x with x + u(x) = target, both (3, N) RAS mm.
 
-    Fixed-point iteration whose step each point adapts to what it met (Barzilai and Borwein 1988), so that it also
-    converges where u expands by more than its own size. Beyond its grid u continues with its edge values; only a
-    point that lies outside with its solution keeps its place, because there the displacement is zero.
+    Beyond its grid u continues with its edge values; only a point that lies outside together with its solution keeps
+    its place, because there the displacement is zero.
     """
-    tolerance = 1e-3 * float(np.linalg.norm(field.affine[:3, :3], axis=0).min())
-    solution = target - field.at(target)
-    open_ = torch.arange(target.shape[1])
-    x, goal, step = solution.clone(), target, torch.ones(target.shape[1], dtype=torch.float64)
-    residual = x + field.at(x) - goal
-    for _ in range(iterations):
-        keep = residual.abs().amax(0) > tolerance
-        if not keep.any():
-            break
-        solution[:, open_] = x
-        open_, x, goal, step, residual = open_[keep], x[:, keep], goal[:, keep], step[keep], residual[:, keep]
-        moved = x - step * residual
-        new = moved + field.at(moved) - goal
-        change = new - residual
-        step = (-(step * (residual * change).sum(0)) / (change * change).sum(0).clamp_min(1e-30)).clamp(0.1, 1.5)
-        x, residual = moved, new
-    solution[:, open_] = x
-    outside = ~(_inside(_multiply(field.to_index, solution), field.shape) | _inside(_multiply(field.to_index, target), field.shape))
-    return torch.where(outside, target, solution)
+    x = solve(field.at, target, float(np.linalg.norm(field.affine[:3, :3], axis=0).min()))
+    inside = [_inside(_multiply(field.to_index, points), field.shape) for points in (x, target)]
+    return torch.where(inside[0] | inside[1], x, target)
 
 
 # --- sampling
