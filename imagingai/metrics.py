@@ -158,9 +158,9 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
     if first.size < 2 or not np.all(np.isfinite([first, second])):
         raise InputError(f"A paired comparison needs at least two finite results of each method; there are {first.size}.")
     change = first - second
-    spread = change.std(ddof=1)
     p = float(wilcoxon(change).pvalue) if np.any(change) else 1.0
-    effect = float(change.mean() / spread) if spread > 0 else 0.0
+    with np.errstate(divide="ignore"):
+        effect = float(change.mean() / change.std(ddof=1)) if np.any(change) else 0.0
     return Comparison(first.size, float(first.mean()), float(second.mean()), float(change.mean()), p, effect)
 
 

@@ -165,10 +165,17 @@ def resample_like(volume: Volume, reference: Volume, *, interpolation: str = "li
     """The volume on the grid of another one: float32, or its own type with nearest; `fill` beyond its edge."""
     import SimpleITK as sitk
 
-    image, grid = to_sitk(volume), to_sitk(reference.with_data(np.zeros(reference.shape, np.uint8)))
-    pixel = image.GetPixelID() if interpolation == "nearest" else (sitk.sitkFloat32 if len(volume.data) == 1 else sitk.sitkVectorFloat32)
-    method = getattr(sitk, INTERPOLATIONS[interpolation])
-    return from_sitk(sitk.Resample(image, grid, sitk.Transform(3, sitk.sitkIdentity), method, fill, pixel))
+    image, affine = to_sitk(volume), LPS @ reference.affine
+    resample = sitk.ResampleImageFilter()
+    resample.SetSize(reference.shape)
+    resample.SetOutputSpacing(reference.spacing.tolist())
+    resample.SetOutputOrigin(affine[:3, 3].tolist())
+    resample.SetOutputDirection((affine[:3, :3] / reference.spacing).ravel().tolist())
+    resample.SetInterpolator(getattr(sitk, INTERPOLATIONS[interpolation]))
+    resample.SetDefaultPixelValue(fill)
+    if interpolation != "nearest":
+        resample.SetOutputPixelType(sitk.sitkFloat32 if len(volume.data) == 1 else sitk.sitkVectorFloat32)
+    return from_sitk(resample.Execute(image))
 
 
 def same_grid(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
@@ -207,17 +214,21 @@ def save(volume: Volume, path: str | Path) -> None:
     write_image(to_sitk(volume), path)
 
 
-# --- checks of what a user gives; `name` is how the user knows it, such as "fixed image"
+# --- checks of what a user gives; `name` is that of the parameter: fixed, moving_mask, ...
+
+
+def _title(name: str) -> str:
+    return f"{name} image" if name in ("fixed", "moving") else name.replace("_", " ")
 
 
 def check_image(image: Volume, name: str) -> None:
     """Raise InputError if the image is empty, holds NaN or infinity, or has the same value everywhere."""
     if image.data.size == 0:
-        raise InputError(f"The {name} is empty: its shape is {image.shape}.")
+        raise InputError(f"The {_title(name)} is empty: its shape is {image.shape}.")
     _check_finite(image, name)
     low, high = image.data.min(), image.data.max()
     if low == high:
-        raise InputError(f"The {name} is constant: every voxel is {low:g}. Check that this is the right file.")
+        raise InputError(f"The {_title(name)} is constant: every voxel is {low:g}. Check that this is the right file.")
 
 
 def check_pair(fixed: Volume, moving: Volume) -> None:
@@ -234,7 +245,7 @@ def check_mask(mask: Volume, image: Volume, name: str) -> None:
     _check_grid(mask, image, name)
     _check_finite(mask, name)
     if not np.any(mask.data > 0):
-        raise InputError(f"The {name} is empty: no voxel is above 0. Leave it out to use the whole image.")
+        raise InputError(f"The {_title(name)} is empty: no voxel is above 0. Leave it out to use the whole image.")
 
 
 def check_labels(labels: Volume, image: Volume, name: str) -> None:
@@ -243,13 +254,13 @@ def check_labels(labels: Volume, image: Volume, name: str) -> None:
     _check_finite(labels, name)
     _check_whole(labels.data, name)
     if not np.any(labels.data):
-        raise InputError(f"The {name} hold no label: every voxel is 0.")
+        raise InputError(f"The {_title(name)} hold no label: every voxel is 0.")
 
 
 def _check_grid(volume: Volume, image: Volume, name: str) -> None:
     if not same_grid(volume, image):
         raise InputError(
-            f"The {name} and the image do not share a grid: {_describe(volume)}, image {_describe(image)}. "
+            f"The {_title(name)} and the image do not share a grid: {_describe(volume)}, image {_describe(image)}. "
             "Resample it onto the image, for example with imagingai apply --interpolation nearest."
         )
 
@@ -262,7 +273,7 @@ def _describe(volume: Volume) -> str:
 def _check_finite(volume: Volume, name: str) -> None:
     if np.issubdtype(volume.data.dtype, np.inexact) and (bad := int(volume.data.size - np.isfinite(volume.data).sum())):
         raise InputError(
-            f"The {name} has {bad} voxels ({100 * bad / volume.data.size:.2g} %) that are NaN or infinite. "
+            f"The {_title(name)} has {bad} voxels ({100 * bad / volume.data.size:.2g} %) that are NaN or infinite. "
             "Replace them, for example by 0 (numpy.nan_to_num), and try again."
         )
 
@@ -270,6 +281,6 @@ def _check_finite(volume: Volume, name: str) -> None:
 def _check_whole(data: np.ndarray, name: str) -> None:
     if np.issubdtype(data.dtype, np.inexact) and np.any(fractions := data != np.rint(data)):
         raise InputError(
-            f"The {name} holds {data[fractions][0]:g}, which is not a whole number, so it is no label image. "
+            f"The {_title(name)} holds {data[fractions][0]:g}, which is not a whole number, so it is no label image. "
             "Labels are resampled with nearest interpolation."
         )
