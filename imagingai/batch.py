@@ -151,11 +151,5 @@ def write_results(table: Path, rows: list[dict[str, str]]) -> list[str]:
 
 
 def _numbers(result: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a result, flat: metrics and times."""
-    flat = {key: result[key] for key in ("seconds", "cpu_seconds", "peak_memory_mb") if key in result}
-    for key, value in result.get("metrics", {}).items():
-        if isinstance(value, (int, float)):
-            flat[key] = value
-        elif isinstance(value, dict):
-            flat.update({f"{key}_{name}": number for name, number in value.items() if isinstance(number, (int, float))})
-    return flat
+    """The numbers of a result: times, memory and a value per metric."""
+    return {**{key: result[key] for key in ("seconds", "cpu_seconds", "peak_memory_mb") if key in result}, **result.get("summary", {})}

@@ -87,7 +87,6 @@ class EvaluateConfig:
     """How to measure a transform."""
 
     inverse: bool = option(True, "Also invert the transform and measure the inverse consistency.")
-    report: bool = option(True, "Write an HTML report with pictures.")
 
     def __post_init__(self) -> None:
         check(self)
