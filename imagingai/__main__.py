@@ -71,6 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument("--row", type=int, help="run only this row (1 is the first), e.g. in a cluster's job array")
     batch.add_argument("--parallel", type=int, default=1, metavar="N", help="rows at a time (default 1); give each --threads")
     batch.set_defaults(command=_batch)
+    compare = commands.add_parser(
+        "compare",
+        help="Compare two batches: Wilcoxon test and Cohen's d.",
+        description="Compare two methods on the same cases, metric by metric: A and B are the -results.csv of two batches.",
+    )
+    compare.add_argument("a", type=Path, metavar="A")
+    compare.add_argument("b", type=Path, metavar="B")
+    compare.set_defaults(command=_compare)
     run = commands.add_parser(
         "run",
         help="Run a job folder (what panels and clusters do).",
@@ -182,6 +190,13 @@ def _batch(options: argparse.Namespace) -> int:
     from imagingai.batch import run_batch
 
     return run_batch(options.jobs, options.row, options.parallel)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from imagingai.compare import compare_tables
+
+    print(compare_tables(options.a, options.b))
+    return 0
 
 
 def _list(options: argparse.Namespace) -> int:
