@@ -13,7 +13,7 @@ from imagingai import landmarks, metrics
 from imagingai.errors import InputError
 from imagingai.options import flag
 from imagingai.registration.figures import otsu
-from imagingai.registration.report import read_label_names
+from imagingai.registration.quality import read_label_names
 from imagingai.transform import Transform, warp
 from imagingai.volume import Volume, check_labels
 
