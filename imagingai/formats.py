@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FORMATS_3D = (".nii.gz", ".nii", ".nrrd", ".mha")
 FORMATS_2D = (".png", ".tif", ".tiff")
+FULL = ("failed to write to file", "too large", "disk space")  # what SimpleITK says of a full disk, by format
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, of red, green, blue
 
 
@@ -183,8 +184,11 @@ def _write_nifti(image: sitk.Image, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path` that takes its place when all went well, so that no half-written file is seen."""
+def replacing(path: Path, size: int = 0) -> Iterator[Path]:
+    """A file to write beside `path` that takes its place when all went well, so that no half-written file is seen.
+
+    `size` is what is known of its bytes: raises JobFailed at once if the disk has no room for them.
+    """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         temporary.touch()
@@ -195,11 +199,13 @@ def replacing(path: Path) -> Iterator[Path]:
             f"Cannot write into the folder {path.parent}: {error.strerror}. Choose a folder that exists and that you may write to."
         ) from None
     try:
+        if shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield temporary
         os.replace(temporary, path)
     except RuntimeError as error:  # how SimpleITK reports every failure
         reason = str(error).strip().splitlines()[-1]
-        full = shutil.disk_usage(path.parent).free < 1 << 20 or "disk space" in reason
+        full = shutil.disk_usage(path.parent).free < 1 << 20 or any(sign in str(error) for sign in FULL)
         raise JobFailed(_disk_full(path) if full else f"Could not write {path.name}: {reason}") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):

@@ -80,7 +80,9 @@ def compose(*transforms: Transform) -> Transform:
             parts[-1] = Affine(part.matrix @ parts[-1].matrix)
         else:
             parts.append(part)
-    return parts[0] if len(parts) == 1 else Composite(tuple(parts) or (Affine(np.eye(4)),))
+    if not parts:
+        return Affine(np.eye(4))
+    return parts[0] if len(parts) == 1 else Composite(tuple(parts))
 
 
 def apply_to_points(transform: Transform, points: np.ndarray) -> np.ndarray:

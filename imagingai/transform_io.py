@@ -65,7 +65,9 @@ def save_transform(transform: Transform, path: str | Path) -> None:
         raise InputError(f"Cannot write {path.name}: choose a name that ends with {', '.join((*TRANSFORM_FILES, *FORMATS_3D))}.")
     if name.endswith(LINEAR_ONLY) and not isinstance(transform, Affine):
         raise InputError(f"{path.name} can hold a linear transform only. Choose a name that ends with .h5.")
-    with replacing(path) as temporary:
+    # A full disk makes HDF5 crash later on, so look before: fields are stored as doubles, uncompressed.
+    doubles = sum(part.data.size for part in Composite((transform,)).parts if isinstance(part, DisplacementField))
+    with replacing(path, size=8 * doubles) as temporary:
         sitk.WriteTransform(to_itk(transform), str(temporary))
         _check_complete(temporary)
 
