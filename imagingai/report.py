@@ -34,13 +34,14 @@ p{margin:6px 0;max-width:80ch}.soft,figcaption{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;background:var(--card);border:1px solid var(--line);font-size:.93rem}
 caption{text-align:left;color:var(--soft);padding:0 0 6px}
 th,td{padding:5px 10px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-thead th{font-weight:600;color:var(--soft)}tbody th{font-weight:500}
+td:not(.n):last-child{min-width:15em}thead th{font-weight:600;color:var(--soft)}tbody th{font-weight:500}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.total>*{font-weight:700;border-top:2px solid var(--line)}
 .good{color:var(--good)}.look{color:var(--look)}.bad{color:var(--bad)}.state{font-weight:600;white-space:nowrap}
 figure{margin:0 0 18px}figure img{display:block;width:100%;height:auto;border-radius:8px;background:#000}
 .side{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(320px,100%),1fr));gap:0 18px;align-items:start}
-.side>#blend{max-width:531px}figcaption{font-size:.9rem;padding:6px 2px 0}figcaption b{color:var(--text)}
+.side>figure{max-width:531px}
+figcaption{font-size:.9rem;padding:6px 2px 0}figcaption b{color:var(--text)}
 .named{white-space:nowrap}.key{display:inline-block;width:1.6em;height:.25em;vertical-align:middle;margin:0 .3em 0 .6em;
 outline:1px solid var(--line)}
 details{margin:12px 0}summary{cursor:pointer;color:var(--accent)}
@@ -51,7 +52,7 @@ details{margin:12px 0}summary{cursor:pointer;color:var(--accent)}
 @media print{:root{color-scheme:light;--back:#fff;--card:#fff;--text:#000;--soft:#444;--line:#bbb;--accent:#000;
 --good:#17713a;--look:#8a5a00;--bad:#b3261e}
 main{max-width:none;padding:0}body{font-size:11pt}figure,tr{break-inside:avoid}h2{break-after:avoid}.screen{display:none}
-figure img{print-color-adjust:exact;-webkit-print-color-adjust:exact}.wide{overflow:visible}}
+figure img,.key{-webkit-print-color-adjust:exact;print-color-adjust:exact}.wide{overflow:visible}}
 """
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +135,14 @@ def test_all_pictures_are_there_and_described(report):
         "Similarity against iteration",
     ):
         assert any(word in attributes["alt"] for attributes in pictures), word
+
+
+def test_the_pictures_can_be_taken_out_for_the_docs(report, tmp_path):
+    path, reader = report
+    script = Path(__file__).parents[2] / "docs" / "make_pictures.py"
+    subprocess.run([sys.executable, script, path, tmp_path / "pictures"], check=True)
+    written = {file.stem for file in (tmp_path / "pictures").glob("*.png")}
+    assert written == {attributes["id"] for attributes in reader.pictures()} and len(written) == 11
 
 
 def test_names_are_escaped(report):

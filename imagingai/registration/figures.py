@@ -216,7 +216,7 @@ def draw_jacobian(cuts: Sequence[Plane], jacobian: np.ndarray, foreground: np.nd
         axes.imshow(picture, extent=(0, cut.size[0], cut.size[1], 0), interpolation="nearest")
         _outline(axes, cut, cut.cut(foreground), "#222", 0.9)
 
-    return strip(cuts, paint, (color, "Jacobian determinant (log scale): below 1 smaller in the moving image, above 1 larger"))
+    return strip(cuts, paint, (color, "Jacobian determinant, log scale"))
 
 
 def draw_similarity(cuts: Sequence[Plane], values: np.ndarray, foreground: np.ndarray, name: str) -> Figure:
@@ -232,7 +232,7 @@ def draw_similarity(cuts: Sequence[Plane], values: np.ndarray, foreground: np.nd
         axes.imshow(color.to_rgba(cut.cut(values)), extent=(0, cut.size[0], cut.size[1], 0), interpolation="nearest")
         _outline(axes, cut, cut.cut(foreground), "#9aa5b1", 0.6)
 
-    return strip(cuts, paint, (color, f"{name}, lower (darker) is more alike"))
+    return strip(cuts, paint, (color, f"{name} (lower is more alike)"))
 
 
 def draw_curves(history: Mapping[str, Sequence[float]]) -> Figure:

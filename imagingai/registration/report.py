@@ -214,7 +214,7 @@ def _alignment(scene: Scene) -> list[Html]:
     def board(name: str, text: str) -> Html:
         limits = [scene.window["fixed"], scene.window[name]]
         figure = figures.draw_checkerboard(scene.planes, scene.data["fixed"], scene.data[name], limits)
-        return picture(figure, f"Checkerboard of the fixed and the {name} image, {scene.words}", text)
+        return picture(figure, f"Checkerboard of the fixed and the {name} image, {scene.words}", text, name=f"checkerboard_{name}")
 
     return [
         heading("Images"),
@@ -251,7 +251,14 @@ def _outlines(scene: Scene) -> list[Html]:
             key(figures.FIXED_COLOR, f"fixed {what}"),
             key(figures.MOVING_COLOR, f"{name} {what}"),
         )
-        found.append(picture(figure, f"Outlines of the fixed and the {name} {what} over the {name} image, {scene.words}", caption))
+        found.append(
+            picture(
+                figure,
+                f"Outlines of the fixed and the {name} {what} over the {name} image, {scene.words}",
+                caption,
+                name=f"outlines_{name}",
+            )
+        )
     return [heading("Outlines of the labels" if labeled else "Outlines"), scene.arrange(found)]
 
 
@@ -263,11 +270,12 @@ def _deformation(scene: Scene) -> list[Html]:
     text = "A square lattice drawn on the moving image and moved with it (without the affine part). Lines must not cross"
     legend = "Local change of size. Red: larger in the moving image, so it was shrunk. Blue: smaller, so it was stretched"
     pictures = [
-        picture(lattice, f"Warped lattice over the moved image, {scene.words}", text),
+        picture(lattice, f"Warped lattice over the moved image, {scene.words}", text, name="lattice"),
         picture(
             volume,
             f"Map of the Jacobian determinant, {scene.words}; {folds} folded voxels",
             join(legend, key(figures.FOLD_COLOR, f"folded ({folds} voxels)")),
+            name="jacobian",
         ),
     ]
     return [heading("Deformation"), scene.arrange(pictures)]
@@ -279,13 +287,12 @@ def _agreement(scene: Scene, history: Mapping[str, Sequence[float]] | None) -> l
     if "similarity" in scene.data:
         figure = figures.draw_similarity(scene.planes, scene.data["similarity"], scene.foreground, "Dissimilarity")
         text = "Where the images still differ (bright): anatomy that one of them lacks, or a registration that is not finished there"
-        found += [heading("Similarity map"), scene.arrange([picture(figure, f"Map of the remaining dissimilarity, {scene.words}", text)])]
+        shown = picture(figure, f"Map of the remaining dissimilarity, {scene.words}", text, name="similarity")
+        found += [heading("Similarity map"), scene.arrange([shown])]
     if history:
         text = "The similarity that was optimized, at each iteration; stages differ in resolution, so compare only within one"
-        found += [
-            heading("Convergence"),
-            picture(figures.draw_curves(history), "Similarity against iteration: " + ", ".join(history), text),
-        ]
+        alt = "Similarity against iteration: " + ", ".join(history)
+        found += [heading("Convergence"), picture(figures.draw_curves(history), alt, text, name="convergence")]
     return found
 
 
