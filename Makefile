@@ -36,5 +36,16 @@ lint: $(VENV)/ready
 test: lint
 	$(BIN)/python -m pytest
 
+$(BENCH_VENV)/ready: pyproject.toml constraints.txt benchmarks/registration/requirements.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --progress-bar on $(PIP_OPTIONS) -c constraints.txt torch==2.13.0
+	$(BENCH_VENV)/bin/python -m pip install --progress-bar on $(PIP_OPTIONS) -r benchmarks/registration/requirements.txt -e .
+	@touch $@
+
+bench: $(BENCH_VENV)/ready
+	@test -d "$(IMAGINGAI_BENCH_DATA)/brain_t1_oasis35" || { echo "Give IMAGINGAI_BENCH_DATA=folder with brain_t1_oasis35 (see benchmarks/registration/pairs.py)."; exit 2; }
+	test -d bench-work/pairs || $(BENCH_VENV)/bin/python benchmarks/registration/pairs.py --data "$(IMAGINGAI_BENCH_DATA)" --work bench-work
+	$(BENCH_VENV)/bin/python benchmarks/registration/bench.py run --work bench-work
+
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) demo-output build *.egg-info

@@ -16,7 +16,8 @@ from imagingai.job import Report, part, peak_memory_mb
 from imagingai.registration import report as page
 from imagingai.registration.config import ApplyConfig, EvaluateConfig, InvertConfig, RegistrationConfig
 from imagingai.registration.evaluate import Reference, measure, read_reference, summary
-from imagingai.registration.register import RegistrationResult, register
+from imagingai.registration.pairwise import RegistrationResult, register
+from imagingai.registration.quality import table_text
 from imagingai.transform import Affine, invert, invert_points, jacobian_determinant, to_displacement, warp
 from imagingai.transform_io import load_transform, save_transform
 from imagingai.volume import Volume, load, save
@@ -89,7 +90,7 @@ def _write_page(result: RegistrationResult, found: dict[str, Any], reference: Re
 
 def _result(found: dict[str, Any], reference: Reference, folder: Path) -> dict[str, Any]:
     outputs = sorted(file.name for file in folder.iterdir())
-    return {"metrics": found, "summary": summary(found), "outputs": outputs, "table": page.table_text(found, reference.names)}
+    return {"metrics": found, "summary": summary(found), "outputs": outputs, "table": table_text(found, reference.names)}
 
 
 def apply_files(inputs: dict[str, Path], config: ApplyConfig, folder: Path, report: Report) -> dict[str, Any]:
