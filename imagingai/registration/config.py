@@ -18,6 +18,9 @@ class RegistrationConfig:
     alignment_similarity: str = option(
         "mi", "What the linear stage compares: mutual information works for any two modalities.", choices=("mi", "ncc"), advanced=True
     )
+    alignment_range: float = option(
+        60.0, "Largest rotation that the search tries, about any axis.", limits=(0.0, 180.0), unit="degrees", advanced=True
+    )
     # --- deformation (deformable.py)
     deformation: str = option(
         "displacement",
@@ -25,6 +28,16 @@ class RegistrationConfig:
         choices=("displacement", "velocity", "none"),
     )
     similarity: str = option("ncc", "Image similarity to optimize.", choices=SIMILARITIES, combine=True)
+    features: str = option("", "Feature extractor of deepsim: a file of weights (.safetensors); without it the shipped one that fits.")
+    deepsim_levels: tuple[int, ...] = option(
+        (), "Encoder levels that deepsim compares, 1 is the finest; without it all.", limits=(1, 9), advanced=True
+    )
+    deepsim_order: str = option(
+        "extract-warp",
+        "Warp the image and extract features each time, or extract once and warp the features (much faster).",
+        choices=("extract-warp", "warp-extract"),
+        advanced=True,
+    )
     # --- grid
     spacing: float = option(
         0.0,
