@@ -132,12 +132,16 @@ def _linear(transform: sitk.Transform) -> Affine:
 
 def _field(image: sitk.Image, name: Path | str) -> DisplacementField:
     size, count = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-    if size not in (2, 3) or count != size:
+    one_slice = size == 2 and count == 3 and image.HasMetaDataKey("srow_x")
+    if size not in (2, 3) or (count != size and not one_slice):
         raise InputError(
             f"{name} is not a transform: it is a {size}-D image {image.GetSize()} with {count} value(s) per voxel, "
             "and a displacement field has one vector per voxel."
         )
     volume = from_sitk(image)
+    if one_slice:  # ITK drops the third dimension of a NIfTI field of one slice; the header still has its plane
+        rows = [[float(number) for number in image.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"]
+        volume = Volume(volume.data, np.array([*rows, [0, 0, 0, 1]]))
     data = volume.data if count == 3 else np.concatenate([volume.data, np.zeros_like(volume.data[:1])])
     if not np.all(np.isfinite(data)):
         raise InputError(f"The displacement field {name} holds NaN or infinite values. Make it anew.")
