@@ -1,0 +1,276 @@
+"""Linear alignment of two images from any start: rigid or affine, 2-D or 3-D, in RAS mm.
+
+A wide search over rotations and shifts at about 1/25 of the field of view scores every candidate at sample points
+(information.py); the best are refined, first rigidly, then with scale, then affinely, at 1/25, 1/50 and 1/100. The
+optimizer composes small linear maps, A <- A exp(sum_k t_k G_k) around the center of the samples, so a rigid step stays
+rigid; t is the Fisher-scored Newton step of the mean log-likelihood ratio (the outer product of the scores stands for
+its Hessian; Berndt, Hall, Hall & Hausman, Ann. Econ. Soc. Meas. 3, 1974), with a step length that adapts.
+
+The points come from the image with the smaller foreground. Scans where both show the same (two heads, two brains) are
+compared there and around it, a brain without skull and a head only inside; both ways are searched and what the two
+foregrounds share decides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from imagingai.device import choose_device
+from imagingai.errors import InputError
+from imagingai.job import Report, ignore
+from imagingai.registration.config import RegistrationConfig
+from imagingai.registration.information import MEASURES, Measure
+from imagingai.registration.scans import Samples, Scan, draw, mean_size, prepare
+from imagingai.volume import Volume
+
+log = logging.getLogger(__name__)
+
+SPACING = 18.0  # degrees between the rotations that are tried
+OFFSET = 0.3  # shifts that are tried around the center of mass, in radii of the samples
+TRIED = 2000  # sample points that score a start
+KEPT = (20, 6, 2)  # states that are refined: briefly, longer, at the middle resolution
+FEWEST = 50  # sample points
+SMALLER = 0.85  # the moving image gives the samples if its foreground is smaller than this part of the fixed one's
+SOUND = (0.3, 3.0)  # change of volume that an affine result may make
+
+
+def align(
+    fixed: Volume,
+    moving: Volume,
+    config: RegistrationConfig = RegistrationConfig(),  # noqa: B008 - frozen
+    *,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    initial: np.ndarray | None = None,
+    report: Report = ignore,
+) -> np.ndarray:
+    """The matrix A (4, 4), fixed RAS mm -> moving RAS mm, that aligns two images: moved(p) = moving(A p).
+
+    `config.alignment` says how: "none" (identity), "center" (centers of mass), "rigid" or "affine". With `initial`
+    (4, 4) there is no search: it is refined, and a rigid refinement keeps its scales. Only what the masks (> 0) select
+    counts. A slice stays in its plane. Same input, same result. Raises `InputError` if the images do not meet.
+    """
+    start = None if initial is None else np.asarray(initial, float)
+    if config.alignment == "none" or (config.alignment == "center" and start is not None):
+        return np.eye(4) if start is None else start
+    device, size = choose_device(config.device), min(mean_size(fixed), mean_size(moving))
+    report(0.0, "Aligning: reading the images")
+    one, two = prepare(fixed, fixed_mask, size, device), prepare(moving, moving_mask, size, device)
+    if config.alignment == "center":
+        return _moving_to(one.center_of_mass, two.center_of_mass, np.eye(3))
+    if two.volume >= SMALLER * one.volume:
+        return _align(_Pair(one, two, *_planes(fixed, moving), size, config), start, report)
+    pair = _Pair(two, one, *_planes(moving, fixed), size, config)
+    return np.linalg.inv(_align(pair, None if start is None else np.linalg.inv(start), report))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """`scan` gives the samples, `other` is what they meet. axes: (3, 3), of a slice its two and its normal; turn: (3, 3)
+    rotates the plane of `scan` into that of `other`; size: of the smaller image, mm."""
+
+    scan: Scan
+    other: Scan
+    axes: np.ndarray
+    turn: np.ndarray
+    dimension: int
+    size: float
+    config: RegistrationConfig
+
+    def samples(self, level: int, interior: bool) -> Samples:
+        margin = 0.0 if interior else self.size / 25
+        samples = draw(self.scan, self.other, level, self.size, margin=margin, interior=interior, seed=self.config.seed + level)
+        if len(samples.points) < FEWEST:
+            raise InputError(
+                f"Only {len(samples.points)} sample points lie in the image and its mask, too few to align. Use a larger mask."
+            )
+        return samples
+
+
+@dataclass(frozen=True)
+class _State:
+    """A matrix (4, 4) and the information that the samples share there, nats per sample."""
+
+    matrix: np.ndarray
+    score: float
+
+
+def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
+    matrix = _search(pair, report) if start is None else start
+    report(0.6, "Aligning: refining")
+    interior = _differ(pair, matrix)
+    result = _refine_finely(pair, matrix, interior, pair.config.alignment)
+    change = abs(np.linalg.det(result[:3, :3]))
+    if pair.config.alignment == "affine" and start is None and not SOUND[0] < change < SOUND[1]:
+        log.warning("The affine alignment would change the volume by a factor of %.2g; the rigid one is used.", change)
+        rigid = _orthogonal(matrix, pair.scan.center_of_mass)
+        result = _refine_finely(pair, rigid, interior, "rigid")
+    report(1.0, "Aligned")
+    return result
+
+
+def _search(pair: _Pair, report: Report) -> np.ndarray:
+    """The best matrix of a wide search, refined at the middle resolution; with one scale unless rigid."""
+    found, kind = [], "similarity" if pair.config.alignment == "affine" else "rigid"
+    for interior in (False, True):
+        report(0.1 + 0.25 * interior, "Aligning: searching")
+        coarse, middle = pair.samples(0, interior), pair.samples(1, interior)
+        states = _scan_starts(pair, coarse)
+        for samples, moves, steps, kept in ((coarse, "rigid", 6, KEPT[0]), (coarse, kind, 12, KEPT[1]), (middle, kind, 12, KEPT[2])):
+            states = [_refine(pair, samples, state.matrix, moves, steps) for state in _distinct(states, samples, kept)]
+        found += states
+    judge = pair.samples(1, True)
+    scores = _score(judge, np.stack([state.matrix for state in found]), MEASURES[pair.config.alignment_similarity])
+    return found[int(np.argmax(scores))].matrix
+
+
+def _scan_starts(pair: _Pair, samples: Samples) -> list[_State]:
+    """All rotations about all pairs of centers, scored at a few samples; the best first."""
+    one, two = pair.scan.center_of_mass, pair.other.center_of_mass
+    spread = float((samples.points.cpu() - torch.as_tensor(one)).square().sum(1).mean().sqrt())
+    shifts = [sign * OFFSET * spread * axis for axis in pair.axes.T[: pair.dimension] for sign in (-1, 1)]
+    centers = [(one, two), (pair.scan.levels[0].center, pair.other.levels[0].center), (one, one), *((one, two + shift) for shift in shifts)]
+    if pair.dimension == 2:
+        normal = pair.turn @ pair.axes[:, 2]
+        centers = [(a, b - normal * (normal @ (b - two))) for a, b in centers]
+    turns = [pair.turn @ turn for turn in _rotations(pair)]
+    matrices = np.stack([_moving_to(a, b, turn) for a, b in centers for turn in turns])
+    every, measure = max(1, len(samples.points) // TRIED), MEASURES[pair.config.alignment_similarity]
+    scores = np.concatenate([_score(samples, matrices[i : i + 64], measure, every) for i in range(0, len(matrices), 64)])
+    return [_State(matrices[i], scores[i]) for i in np.argsort(-scores, kind="stable")[:500]]
+
+
+def _rotations(pair: _Pair) -> list[np.ndarray]:
+    """Rotations (3, 3) up to `config.alignment_range` degrees, about `SPACING` apart; of a slice about its normal."""
+    reach = int(pair.config.alignment_range // SPACING)
+    turns = itertools.product(range(-reach, reach + 1), repeat=3 if pair.dimension == 3 else 1)
+    vectors = [np.deg2rad(SPACING) * (np.array(t) if pair.dimension == 3 else t[0] * pair.axes[:, 2]) for t in turns]
+    return [_rotation(v) for v in vectors if np.linalg.norm(v) <= np.deg2rad(pair.config.alignment_range) + 1e-9]
+
+
+def _distinct(states: Sequence[_State], samples: Samples, count: int) -> list[_State]:
+    """The best states that map the samples at least half a step of their resolution apart."""
+    points, kept = samples.points[:: max(1, len(samples.points) // 200)].double().cpu().numpy(), []
+    for state in sorted(states, key=lambda s: -s.score):
+        where = _apply(state.matrix, points)
+        if all(np.linalg.norm(where - other, axis=1).mean() > samples.spacing / 2 for _, other in kept):
+            kept.append((state, where))
+        if len(kept) == count:
+            break
+    return [state for state, _ in kept]
+
+
+def _differ(pair: _Pair, matrix: np.ndarray) -> bool:
+    """Whether around the foreground of the scan mostly foreground of the other is found: a brain in a head."""
+    samples = pair.samples(0, False)
+    around = samples.points[pair.scan.foreground.at(samples.points)[0][0, 0] < 0.5]
+    there, met = pair.other.foreground.at(around, matrix[None])
+    return float((there[0] * met).sum()) > 0.5 * max(float(met.sum()), 1.0)
+
+
+def _refine_finely(pair: _Pair, matrix: np.ndarray, interior: bool, kind: str) -> np.ndarray:
+    for level, steps in ((1, 20), (2, 20)):
+        matrix = _refine(pair, pair.samples(level, interior), matrix, kind, steps).matrix
+    return matrix
+
+
+def _refine(pair: _Pair, samples: Samples, matrix: np.ndarray, kind: str, steps: int) -> _State:
+    """Newton steps of the information with the outer product of the scores as Hessian, none longer than two voxels."""
+    center = samples.points.double().mean(0).cpu().numpy()
+    radius = float((samples.points - torch.as_tensor(center).to(samples.points)).square().sum(1).mean().sqrt())
+    moves, measure, length = _moves(kind, pair.axes, pair.dimension, radius), MEASURES[pair.config.alignment_similarity], 1.0
+    best, slope, curvature = _evaluate(samples, matrix, center, measure)
+    for _ in range(steps):
+        hessian = moves.T @ curvature @ moves
+        hessian += (1e-3 * np.trace(hessian) / len(hessian) + 1e-12) * np.eye(len(hessian))
+        step = length * np.linalg.solve(hessian, moves.T @ slope)
+        step /= max(1.0, np.linalg.norm(step) / (2 * samples.spacing))
+        trial = matrix @ _small_map(moves @ step, center)
+        score, trial_slope, trial_curvature = _evaluate(samples, trial, center, measure)
+        if score > best:
+            matrix, best, slope, curvature, length = trial, score, trial_slope, trial_curvature, min(1.6 * length, 8.0)
+        else:
+            length *= 0.3
+        if np.linalg.norm(step) < 0.01 * samples.spacing:
+            break
+    return _State(matrix, best)
+
+
+def _score(samples: Samples, matrices: np.ndarray, measure: Measure, every: int = 1) -> np.ndarray:
+    """Information of all samples together (M,), per sample: samples that meet nothing tell nothing."""
+    values, weight = samples.met(matrices, every=every)
+    information, _ = measure(samples.values[::every], values[0], weight)
+    return (information * weight.double().mean(1)).cpu().numpy()
+
+
+def _evaluate(samples: Samples, matrix: np.ndarray, center: np.ndarray, measure: Measure) -> tuple[float, np.ndarray, np.ndarray]:
+    """Score, its derivative (12,) by shift and linear map, and the mean outer product (12, 12) of the samples' derivatives."""
+    values, weight = samples.met(matrix[None], gradient=True)
+    information, scores = measure(samples.values, values[0], weight)
+    overlap = float(weight.double().mean())
+    if overlap == 0:
+        return 0.0, np.zeros(12), np.eye(12)
+    linear, middle = (torch.as_tensor(x, dtype=torch.float32, device=weight.device) for x in (matrix[:3, :3], center))
+    shift = values[1:, 0].T @ linear
+    each = torch.cat([shift, (shift[:, :, None] * (samples.points - middle)[:, None]).flatten(1)], 1) * scores[0, :, None]
+    share = weight[0, :, None] / weight.sum()
+    slope, curvature = (each * share).sum(0), each.T @ (each * share)
+    return float(information[0]) * overlap, slope.double().cpu().numpy(), curvature.double().cpu().numpy()
+
+
+def _moves(kind: str, axes: np.ndarray, dimension: int, radius: float) -> np.ndarray:
+    """(12, K): shift (3) and linear map (9, row by row) of the K ways to move; about 1 mm of motion each."""
+    unit, pairs = axes.T[:dimension], list(itertools.combinations(axes.T[:dimension], 2))
+    linear = [np.outer(b, a) - np.outer(a, b) for a, b in pairs]
+    if kind == "similarity":
+        linear.append(sum(np.outer(a, a) for a in unit))
+    if kind == "affine":
+        linear += [np.outer(a, a) for a in unit] + [np.outer(b, a) + np.outer(a, b) for a, b in pairs]
+    return np.array([*(np.append(a, np.zeros(9)) for a in unit), *(np.append(np.zeros(3), m.ravel() / radius) for m in linear)]).T
+
+
+def _small_map(move: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """exp of a move (12,), about the center."""
+    generator = np.zeros((4, 4))
+    generator[:3, 3], generator[:3, :3] = move[:3], move[3:].reshape(3, 3)
+    there = _moving_to(np.zeros(3), center, np.eye(3))
+    return there @ torch.linalg.matrix_exp(torch.from_numpy(generator)).numpy() @ np.linalg.inv(there)
+
+
+def _planes(fixed: Volume, moving: Volume) -> tuple[np.ndarray, np.ndarray, int]:
+    """The axes to move along, the rotation that brings the plane of a slice into that of the other, the dimension."""
+    if fixed.ndim == 3:
+        return np.eye(3), np.eye(3), 3
+    axes, normal = np.linalg.qr(fixed.direction)[0], np.linalg.qr(moving.direction)[0][:, 2]
+    normal = normal if normal @ axes[:, 2] >= 0 else -normal
+    across, cosine = np.cross(axes[:, 2], normal), np.clip(axes[:, 2] @ normal, -1, 1)
+    length = np.linalg.norm(across)
+    return axes, _rotation(across / length * np.arccos(cosine)) if length > 1e-9 else np.eye(3), 2
+
+
+def _rotation(vector: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) about a vector by its length in radians."""
+    return torch.linalg.matrix_exp(torch.from_numpy(np.cross(np.eye(3), -vector))).numpy()
+
+
+def _moving_to(point: np.ndarray, target: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """(4, 4): rotate about a point and bring it to the target."""
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turn, target - turn @ point
+    return matrix
+
+
+def _orthogonal(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """The matrix without its scales and shears; the point keeps its place."""
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    return _moving_to(point, _apply(matrix, point), left @ right)
+
+
+def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
