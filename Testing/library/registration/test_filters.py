@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d, gaussian_filter, uniform_filter
 
-from imagingai.registration.filters import box, gaussian, spatial_gradient
+from imagingai.registration.filters import box, derivative, gaussian, second_derivative
 
 SHAPES = [(13, 11), (9, 8, 10)]
 
@@ -44,9 +44,19 @@ def test_no_smoothing_changes_nothing():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_is_the_central_difference(shape):
+@pytest.mark.parametrize(("function", "weights"), [(derivative, [-0.5, 0, 0.5]), (second_derivative, [1, -2, 1])])
+def test_derivatives_are_central_differences_and_zero_at_the_border(shape, function, weights):
     image = random_image(shape)
-    inner = (slice(1, -1),) * len(shape)
     for axis in range(len(shape)):
-        expected = correlate1d(image[0, 0].numpy(), [-0.5, 0, 0.5], axis)
-        np.testing.assert_allclose(spatial_gradient(image)[0, axis].numpy()[inner], expected[inner], atol=1e-12)
+        expected = correlate1d(image[0, 0].numpy(), weights, axis)
+        for border in (0, -1):
+            np.moveaxis(expected, axis, 0)[border] = 0
+        np.testing.assert_allclose(function(image, 2 + axis)[0, 0].numpy(), expected, atol=1e-12)
+
+
+def test_axes_shorter_than_the_filter():
+    image = random_image((3, 20))
+    expected = gaussian_filter(image[0, 0].numpy(), 2.0, mode="nearest", radius=5)
+    np.testing.assert_allclose(gaussian(image, 2.0)[0, 0].numpy(), expected, atol=1e-10)
+    expected = uniform_filter(np.pad(image[0, 0].numpy(), ((9, 9), (0, 0))), 9, mode="constant")[9:-9]
+    np.testing.assert_allclose(box(image, 4)[0, 0].numpy(), expected, atol=1e-12)
