@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -173,7 +174,7 @@ def inverse_consistency(forward: Transform, backward: Transform, fixed: Volume, 
     for slab, points in _slabs(forward, fixed):
         inside = _inside(_multiply(to_index, points), moving.shape)
         back = _move(parts, points[:, inside])
-        errors.append((back - _grid_points(fixed, slab)[:, inside]).norm(dim=0).float().numpy())
+        errors.append((back - _grid_points(fixed, slab)[:, inside]).square().sum(0).sqrt().float().numpy())
     found = np.concatenate(errors)
     if not found.size:
         raise InputError("The transform maps no voxel of the fixed image into the moving image. Check that it belongs to these images.")
@@ -194,14 +195,15 @@ def _move_back(parts: Sequence[Affine | _Field], points: torch.Tensor) -> torch.
 
 
 def _solve(field: _Field, target: torch.Tensor) -> torch.Tensor:
-    """x with x + u(x) = target, both (3, N) RAS mm.
+    """x with x + u(x) = target, both (3, N) RAS mm; solved in voxels, where float32 is exact enough.
 
     Beyond its grid u continues with its edge values; only a point that lies outside together with its solution keeps
     its place, because there the displacement is zero.
     """
-    x = solve(field.at, target, float(np.linalg.norm(field.affine[:3, :3], axis=0).min()))
-    inside = [_inside(_multiply(field.to_index, points), field.shape) for points in (x, target)]
-    return torch.where(inside[0] | inside[1], x, target)
+    goal = _multiply(field.to_index, target).float()
+    found = solve(lambda index: _linear(field.voxels, index, None), goal)
+    moved = target + _multiply(field.affine, found.double()) - _multiply(field.affine, goal.double())
+    return torch.where(_inside(found, field.shape) | _inside(goal, field.shape), moved, target)
 
 
 # --- sampling
@@ -215,9 +217,15 @@ class _Field:
         self.to_index = np.linalg.inv(field.affine)
         self.tensor = torch.from_numpy(np.ascontiguousarray(field.data)).to(device)[None]
 
-    def at(self, points: torch.Tensor, *, beyond: bool = True) -> torch.Tensor:
-        """The displacement (3, ...) at points (3, ...), RAS mm. Outside: the edge value, or zero."""
-        return _linear(self.tensor, _multiply(self.to_index, points), None if beyond else 0.0)
+    def at(self, points: torch.Tensor) -> torch.Tensor:
+        """The displacement (3, ...) at points (3, ...), RAS mm; zero outside."""
+        return _linear(self.tensor, _multiply(self.to_index, points), 0.0)
+
+    @cached_property
+    def voxels(self) -> torch.Tensor:
+        """The displacement in voxels."""
+        linear = torch.as_tensor(self.to_index[:3, :3], dtype=torch.float32, device=self.tensor.device)
+        return torch.tensordot(linear, self.tensor[0], 1)[None]
 
 
 def _prepare(transform: Transform, device: str | torch.device) -> list[Affine | _Field]:
@@ -227,7 +235,7 @@ def _prepare(transform: Transform, device: str | torch.device) -> list[Affine | 
 def _move(parts: Sequence[Affine | _Field], points: torch.Tensor) -> torch.Tensor:
     """Where points (3, ...) go, RAS mm, float64."""
     for part in parts:
-        points = _multiply(part.matrix, points) if isinstance(part, Affine) else points + part.at(points, beyond=False)
+        points = _multiply(part.matrix, points) if isinstance(part, Affine) else points + part.at(points)
     return points
 
 
