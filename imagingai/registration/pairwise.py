@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from imagingai.device import choose_device
 from imagingai.errors import InputError
 from imagingai.job import Report, ignore, part
+from imagingai.options import parse_sum
 from imagingai.registration.affine import align
+from imagingai.registration.config import SIMILARITIES as NAMES
 from imagingai.registration.config import RegistrationConfig
-from imagingai.registration.deformable import deform
+from imagingai.registration.deformable import REACH, Comparison, Limits, deform
+from imagingai.registration.images import Images, to_volume, work_grid
+from imagingai.registration.similarity import SIMILARITIES, Settings, Term, WarpedFeatureCosine, warpable_features
 from imagingai.transform import (
     Affine,
-    Composite,
-    DisplacementField,
     Transform,
+    compose,
+    inverse_consistency,
     invert,
     jacobian_determinant,
     voxel_to_world_displacement,
     warp,
 )
-from imagingai.volume import Volume, check_image, check_labels, check_mask, check_pair, from_sitk, resample_like
+from imagingai.volume import Volume, as_volume, check_image, check_labels, check_mask, check_pair, resample_like
 
-log = logging.getLogger(__name__)
-
-Image = Any  # a Volume, a SimpleITK image, a numpy array or a torch tensor (X, Y[, Z]), spacing 1 mm
+Image = Any  # a Volume, a path, a SimpleITK image, a numpy array or a torch tensor
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,23 @@ class RegistrationResult:
     """The transform and what follows from it; what is not asked for is not computed.
 
     `transform` maps points of the fixed image to the moving image (RAS mm): moved(p) = moving(transform(p)).
-    `linear` is the part of it that comes before any deformation.
+    `exact_inverse` is there with the velocity model only, where it comes for free.
     """
 
     transform: Transform
-    linear: Transform
-    fixed: Volume
-    moving: Volume
+    images: Images
+    config: RegistrationConfig
+    exact_inverse: Transform | None = None
+
+    @property
+    def fixed(self) -> Volume:
+        """The fixed image."""
+        return self.images.given["fixed"]
+
+    @property
+    def moving(self) -> Volume:
+        """The moving image."""
+        return self.images.given["moving"]
 
     @cached_property
     def moved(self) -> Volume:
@@ -55,12 +67,24 @@ class RegistrationResult:
     @cached_property
     def inverse_and_error(self) -> tuple[Transform, dict[str, float]]:
         """The transform from the moving to the fixed image, and its measured inverse consistency (mm: mean, p95, max)."""
-        return invert(self.transform, self.fixed, self.moving)
+        if self.exact_inverse is None:
+            return invert(self.transform, self.fixed, self.moving)
+        return self.exact_inverse, inverse_consistency(self.transform, self.exact_inverse, self.fixed, self.moving)
 
     @cached_property
     def jacobian(self) -> Volume:
         """Jacobian determinant on the fixed grid: 1 keeps the volume, 0 or less is a fold."""
         return jacobian_determinant(self.transform, self.fixed)
+
+    @cached_property
+    def similarity_map(self) -> Volume:
+        """Where fixed and moved image differ by the similarity of the config, on the fixed grid: 0 is a perfect match."""
+        images = Images(self.images.given, self.images.grid, self.transform, self.images.device)
+        spacing = self.images.grid.spacing[0]
+        with torch.no_grad():
+            terms = [(c.weight, c.build(c.fixed, c.moving, round_reach(spacing))) for c in _comparisons(images, self.config)]
+            total = sum(weight * term.map(term.moving) for weight, term in terms)
+        return resample_like(to_volume(total, self.images.grid), self.fixed)
 
 
 def register(
@@ -79,115 +103,107 @@ def register(
 ) -> RegistrationResult:
     """Find the transform (fixed -> moving, RAS mm) that brings `moving` onto `fixed`.
 
-    Images may have any grid, spacing and orientation, 2-D or 3-D. Masks limit what counts; labels are used by the
-    similarity `ncc_sup` only; every region of `rigid_labels` (on the fixed image) moves rigidly. `initial` is where
-    to start. `preview` gets the moved image from time to time. Raises `InputError` for images that cannot be used.
+    Images may be volumes, files, SimpleITK images, arrays or tensors (X, Y[, Z]) of 1 mm voxels, with any grid, spacing
+    and orientation, 2-D or 3-D. Masks limit what counts; labels are used by the similarity `ncc_sup` only; every region
+    of `rigid_labels` (on the fixed image) moves rigidly. `initial` is where to start. `preview` gets the moved image
+    after every resolution. Raises `InputError` for images and settings that cannot be used.
     """
-    fixed, moving = as_volume(fixed), as_volume(moving)
-    extras = {"fixed_mask": fixed_mask, "moving_mask": moving_mask, "fixed_labels": fixed_labels, "moving_labels": moving_labels}
-    given = {name: as_volume(image) for name, image in {**extras, "rigid_labels": rigid_labels}.items() if image is not None}
-    _check(fixed, moving, given, config)
-    share = 0.35 if config.deformation != "none" and config.alignment in ("rigid", "affine") else 0.05
-    linear = _align(fixed, moving, given, config, initial, part(report, 0, share))
-    if config.deformation == "none":
-        report(1.0, "Registered")
-        return RegistrationResult(linear, linear, fixed, moving)
-    field = _deform(fixed, moving, given, config, linear, part(report, share, 1), preview)
-    return RegistrationResult(Composite((field, *_parts(linear))), linear, fixed, moving)
+    named = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    named |= {"fixed_labels": fixed_labels, "moving_labels": moving_labels, "rigid_labels": rigid_labels}
+    given = {name: as_volume(image) for name, image in named.items() if image is not None}
+    _check(given, config)
+    deforms = config.deformation != "none"
+    share = (0.35 if config.alignment in ("rigid", "affine") else 0.05) if deforms else 1.0
+    linear = _align(given, config, initial, part(report, 0, share))
+    images = Images(given, work_grid(given["fixed"], config), linear, choose_device(config.device))
+    if not deforms:
+        return RegistrationResult(linear, images, config)
+    return _deform(images, config, part(report, share, 1), preview)
 
 
-def as_volume(image: Image) -> Volume:
-    """A `Volume` of a SimpleITK image, or of an array (X, Y[, Z]) with 1 mm voxels along RAS."""
-    if isinstance(image, Volume):
-        return image
-    return from_sitk(image) if hasattr(image, "GetDirection") else Volume.from_array(image)
-
-
-def _check(fixed: Volume, moving: Volume, given: dict[str, Volume], config: RegistrationConfig) -> None:
-    check_image(fixed, "fixed")
-    check_image(moving, "moving")
-    check_pair(fixed, moving)
-    owner = {"fixed_mask": fixed, "moving_mask": moving, "fixed_labels": fixed, "moving_labels": moving, "rigid_labels": fixed}
+def _check(given: dict[str, Volume], config: RegistrationConfig) -> None:
+    for name in ("fixed", "moving"):
+        check_image(given[name], f"{name} image")
+    check_pair(given["fixed"], given["moving"])
     for name, image in given.items():
-        (check_mask if name.endswith("mask") else check_labels)(image, owner[name], name)
+        if name not in ("fixed", "moving"):
+            owner = given["moving" if name.startswith("moving") else "fixed"]
+            (check_mask if name.endswith("mask") else check_labels)(image, owner, name.replace("_", " "))
     if "ncc_sup" in config.similarity and not {"fixed_labels", "moving_labels"} <= given.keys():
         raise InputError("--similarity ncc_sup compares labels too: give --fixed-labels and --moving-labels, or choose ncc.")
 
 
-def _parts(transform: Transform) -> tuple[Transform, ...]:
-    return transform.parts if isinstance(transform, Composite) else (transform,)
-
-
-def _align(
-    fixed: Volume, moving: Volume, given: dict[str, Volume], config: RegistrationConfig, initial: Transform | None, report: Report
-) -> Transform:
+def _align(given: dict[str, Volume], config: RegistrationConfig, initial: Transform | None, report: Report) -> Transform:
     """The linear stage, after `initial` if there is one. A deformable `initial` is applied to the moving image first."""
-    masks = {name: given[name] for name in ("fixed_mask", "moving_mask") if name in given}
+    fixed, moving, fixed_mask, moving_mask = (given.get(name) for name in ("fixed", "moving", "fixed_mask", "moving_mask"))
     if initial is None or isinstance(initial, Affine):
         start = None if initial is None else initial.matrix
-        return Affine(align(fixed, moving, config, initial=start, report=report, **masks))
-    started = warp(moving, initial, fixed)
-    if "moving_mask" in masks:
-        masks["moving_mask"] = warp(masks["moving_mask"], initial, fixed, interpolation="nearest")
-    return Composite((Affine(align(fixed, started, config, initial=np.eye(4), report=report, **masks)), *_parts(initial)))
+        return Affine(align(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, initial=start, report=report))
+    moving = warp(moving, initial, fixed)
+    moving_mask = None if moving_mask is None else warp(moving_mask, initial, fixed, interpolation="nearest")
+    found = align(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, initial=np.eye(4), report=report)
+    return compose(Affine(found), initial)
 
 
-def _deform(
-    fixed: Volume,
-    moving: Volume,
-    given: dict[str, Volume],
-    config: RegistrationConfig,
-    linear: Transform,
-    report: Report,
-    preview: Callable[[Volume], None] | None,
-) -> DisplacementField:
-    """The deformable stage on an isotropic grid of the fixed image."""
-    device, grid = choose_device(config.device), work_grid(fixed, config)
-    onto = lambda image, how: resample_like(image, grid, interpolation=how)  # noqa: E731
-    across = lambda image, how: warp(image, linear, grid, interpolation=how)  # noqa: E731
-    bring = {"fixed": onto, "moving": across, "rigid": onto}
-    tensors = {
-        name: _tensor(bring[name.split("_")[0]](image, "nearest"), device) for name, image in given.items() if name in used(config, given)
-    }
-    images = [_tensor(normalize(onto(fixed, "linear")), device), _tensor(normalize(across(moving, "linear")), device)]
-    raise NotImplementedError(images, tensors)
+def _deform(images: Images, config: RegistrationConfig, report: Report, preview: Callable[[Volume], None] | None) -> RegistrationResult:
+    """The deformable stage on the grid of the images, and all of it together."""
+    report(0.0, "Deforming: preparing the images")
+    grid, linear = images.grid, images.linear
+
+    def total(displacement: Tensor) -> Transform:
+        return compose(voxel_to_world_displacement(displacement, grid.affine), linear)
+
+    limits = Limits(images.bring("fixed_mask"), images.moving_mask(), images.bring("rigid_labels"), _in_voxels(linear, grid))
+    show = None if preview is None else lambda u: preview(warp(images.given["moving"], total(u), images.given["fixed"]))
+    found = deform(_comparisons(images, config), config, grid.spacing[0], limits, report=report, preview=show)
+    back = None
+    if found.inverse is not None and isinstance(linear, Affine):
+        back = compose(Affine(np.linalg.inv(linear.matrix)), voxel_to_world_displacement(found.inverse, grid.affine))
+    return RegistrationResult(total(found.displacement), images, config, back)
 
 
-def used(config, given):
-    return given
+def _in_voxels(linear: Transform, grid: Volume) -> Tensor | None:
+    """An affine transform in voxels of the grid, (D + 1, D + 1); None if it is not affine."""
+    if not isinstance(linear, Affine):
+        return None
+    matrix = np.linalg.inv(grid.affine) @ linear.matrix @ grid.affine
+    keep = [0, 1, 3] if grid.ndim == 2 else [0, 1, 2, 3]
+    return torch.from_numpy(matrix[np.ix_(keep, keep)])
 
 
-def work_grid(fixed: Volume, config: RegistrationConfig) -> Volume:
-    """An empty volume on the isotropic grid that is computed on; it covers all voxel centers of the fixed image.
-
-    Its spacing is the finest of the fixed image, but not below two thirds of the cube root of a voxel (thick slices
-    hold no more) and not so fine that the grid has more than `config.max_voxels`.
-    """
-    axes = 2 if fixed.ndim == 2 else 3
-    spacing, extent = fixed.spacing[:axes], (np.array(fixed.shape[:axes]) - 1) * fixed.spacing[:axes]
-    finest = config.spacing or max(spacing.min(), np.prod(spacing) ** (1 / axes) / 1.5)
-    limit = (np.prod(extent + finest) / (config.max_voxels * 1e6)) ** (1 / axes)
-    if limit > finest:
-        log.warning(
-            "The grid is computed on with %.2f mm instead of %.2f mm, because of --max-voxels %g.", limit, finest, config.max_voxels
-        )
-    step = max(finest, limit)
-    shape = np.ones(3, int)
-    shape[:axes] = np.ceil(extent / step - 1e-4).astype(int) + 1
-    scale = np.append(np.full(axes, step), fixed.spacing[axes:]) / fixed.spacing
-    return Volume(np.broadcast_to(np.float32(0), (1, *shape)), fixed.affine @ np.diag([*scale, 1.0]))
+def round_reach(spacing: float) -> int:
+    """Half the side of the ncc window in voxels of this spacing."""
+    return max(1, round(REACH / spacing))
 
 
-def normalize(image: Volume) -> Volume:
-    """Intensities scaled so that the background is about 0 and bright tissue about 1; outliers are cut at 1.5."""
-    data = image.data.astype(np.float32)
-    low = np.percentile(data[..., ::2], 0.5)
-    inside = data[data > low]
-    high = np.percentile(inside[::4] if inside.size > 4000 else inside, 99) if inside.size else low + 1
-    return image.with_data(np.clip((data - low) / max(high - low, 1e-12), 0, 1.5))
+def _comparisons(images: Images, config: RegistrationConfig) -> list[Comparison]:
+    """The summands of the similarity, and what they compare."""
+    fixed, moving = images.bring("fixed"), images.bring("moving")
+    return [
+        Comparison(weight, *_prepare(name, fixed, moving, images, config))
+        for weight, name in parse_sum(config.similarity, NAMES, "similarity")
+    ]
 
 
-def _tensor(volume: Volume, device: torch.device) -> torch.Tensor:
-    """(1, 1, X, Y, Z), or (1, 1, X, Y) for a 2-D image."""
-    tensor = volume.tensor(device)
-    return tensor[..., 0] if volume.ndim == 2 else tensor
+def _prepare(
+    name: str, fixed: Tensor, moving: Tensor, images: Images, config: RegistrationConfig
+) -> tuple[Callable[[Tensor, Tensor, int], Term], Tensor, Tensor]:
+    """How to build the `Term` of a similarity on any grid, and the full-size channels of both images that go into it."""
+    settings = Settings()
+    if name.startswith("deepsim"):
+        settings = _deepsim_settings(name, fixed, config)
+        if settings.extract_first:
+            first, second, sizes = warpable_features(fixed, moving, settings)
+            return (lambda a, b, radius: WarpedFeatureCosine(a, b, sizes)), first, second
+    if name == "ncc_sup":
+        fixed, moving = (torch.cat(pair, 1) for pair in zip((fixed, moving), images.one_hot(), strict=True))
+    return (lambda a, b, radius: SIMILARITIES[name](a, b, replace(settings, radius=radius))), fixed, moving
+
+
+def _deepsim_settings(name: str, fixed: Tensor, config: RegistrationConfig) -> Settings:
+    """The extractor that the config names, or the shipped one for 2-D or 3-D."""
+    from imagingai.registration.features import extractor
+
+    weights = config.features or f"{'brain3d' if fixed.ndim == 5 else 'general2d'}_{name.removeprefix('deepsim_')}"
+    first = config.deepsim_order == "extract-warp"
+    return Settings(features=extractor(weights, fixed.device), levels=config.deepsim_levels, extract_first=first)

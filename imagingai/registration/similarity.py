@@ -232,13 +232,11 @@ class FeatureCosine:
 
 
 class WarpedFeatureCosine:
-    """DeepSim, features extracted first and then warped: levels side by side at full resolution, compared by their cosines."""
+    """DeepSim, features extracted first and then warped. sizes: how many channels each level has, side by side."""
 
-    def __init__(self, fixed: Tensor, moving: Tensor, settings: Settings) -> None:
-        levels = [[_resize(level, image.shape[2:]) for level in choose_levels(image, settings)] for image in (fixed, moving)]
-        self.sizes = [level.shape[1] for level in levels[0]]
-        self.fixed = [F.normalize(level, dim=1, eps=1e-6) for level in levels[0]]
-        self.moving = torch.cat(levels[1], 1)
+    def __init__(self, fixed: Tensor, moving: Tensor, sizes: list[int]) -> None:
+        self.fixed = [F.normalize(level, dim=1, eps=1e-6) for level in fixed.split(sizes, 1)]
+        self.moving, self.sizes = moving, sizes
 
     def map(self, moved: Tensor) -> Tensor:
         return sum(cosine_map(a, b) for a, b in zip(self.fixed, moved.split(self.sizes, 1), strict=True)) / len(self.sizes)
@@ -250,6 +248,22 @@ class WarpedFeatureCosine:
             cosine = (fixed * part).sum(1, keepdim=True) / length
             parts.append((part * (cosine / length) - fixed) / length)
         return torch.cat(parts, 1) / len(parts)
+
+
+def warpable_features(fixed: Tensor, moving: Tensor, settings: Settings, components: int = 8) -> tuple[Tensor, Tensor, list[int]]:
+    """Encoder levels of both images at full size, side by side (1, C, *grid), and the number of channels of each.
+
+    Each level is reduced to its strongest components (of both images together; not centered, so that their inner
+    products come closest to those of all channels), which keeps warping them affordable.
+    """
+    channels: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for a, b in zip(choose_levels(fixed, settings), choose_levels(moving, settings), strict=True):
+            vectors = torch.cat([a.flatten(2)[0], b.flatten(2)[0]], 1)
+            basis = torch.linalg.eigh(vectors @ vectors.T)[1][:, -min(components, len(vectors)) :]
+            channels.append(tuple(_resize(torch.einsum("bc...,ck->bk...", level, basis), fixed.shape[2:]) for level in (a, b)))
+    first, second = (torch.cat([pair[k] for pair in channels], 1) for k in (0, 1))
+    return first, second, [pair[0].shape[1] for pair in channels]
 
 
 def choose_levels(image: Tensor, settings: Settings) -> list[Tensor]:
@@ -267,7 +281,9 @@ def _resize(level: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _deepsim_term(fixed: Tensor, moving: Tensor, settings: Settings) -> Term:
-    return (WarpedFeatureCosine if settings.extract_first else FeatureCosine)(fixed, moving, settings)
+    if settings.extract_first:
+        return WarpedFeatureCosine(*warpable_features(fixed, moving, settings))
+    return FeatureCosine(fixed, moving, settings)
 
 
 # --- labels as well

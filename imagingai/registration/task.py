@@ -18,7 +18,7 @@ from imagingai.registration.config import ApplyConfig, EvaluateConfig, InvertCon
 from imagingai.registration.evaluate import Reference, measure, read_reference, summary
 from imagingai.registration.pairwise import RegistrationResult, register
 from imagingai.registration.quality import table_text
-from imagingai.transform import Affine, invert, invert_points, jacobian_determinant, to_displacement, warp
+from imagingai.transform import Affine, Transform, invert, invert_points, jacobian_determinant, to_displacement, warp
 from imagingai.transform_io import load_transform, save_transform
 from imagingai.volume import Volume, load, save
 
@@ -47,26 +47,27 @@ def register_files(inputs: dict[str, Path], config: RegistrationConfig, folder: 
     found |= {"cpu_seconds": round(time.process_time() - began, 2), "peak_memory_mb": peak_memory_mb()}
     if "report" in config.outputs:
         settings = {"fixed": inputs["fixed"].name, "moving": inputs["moving"].name, **vars(config)}
-        _write_page(result, found, reference, settings, folder)
+        _write_page(result, start, found, reference, settings, folder)
     report(1.0, "Done")
     return _result(found, reference, folder)
 
 
+DISPLACEMENT = {2: "displacement.nrrd", 3: "displacement.nii.gz"}  # ITK loses the plane of a one-slice NIfTI field
 WRITERS: dict[str, Callable[[RegistrationResult, Path], None]] = {
-    "moved": lambda result, folder: save(result.moved, folder / _image_name("moved", result.moved)),
+    "moved": lambda result, folder: save(result.moved, folder / "moved.nii.gz"),
     "transform": lambda result, folder: save_transform(result.transform, folder / "transform.h5"),
     "inverse": lambda result, folder: save_transform(result.inverse_and_error[0], folder / "inverse.h5"),
-    "displacement": lambda result, folder: save_transform(to_displacement(result.transform, result.fixed), folder / "displacement.nii.gz"),
+    "displacement": lambda result, folder: save_transform(
+        to_displacement(result.transform, result.fixed), folder / DISPLACEMENT[result.fixed.ndim]
+    ),
     "jacobian": lambda result, folder: save(result.jacobian, folder / "jacobian.nii.gz"),
     "similarity_map": lambda result, folder: save(result.similarity_map, folder / "similarity_map.nii.gz"),
 }
 
 
-def _image_name(stem: str, image: Volume) -> str:
-    return f"{stem}.nii.gz"
-
-
-def _write_page(result: RegistrationResult, found: dict[str, Any], reference: Reference, settings: dict[str, Any], folder: Path) -> None:
+def _write_page(
+    result: RegistrationResult, start: Transform, found: dict[str, Any], reference: Reference, settings: dict[str, Any], folder: Path
+) -> None:
     """The HTML report, and the moved labels beside it."""
     labels: dict[str, Volume] = {}
     if reference.labels:
@@ -82,6 +83,7 @@ def _write_page(result: RegistrationResult, found: dict[str, Any], reference: Re
         metrics=found,
         jacobian=result.jacobian,
         similarity_map=result.similarity_map,
+        initial=start,
         label_names=reference.names,
         settings=settings,
         **labels,
