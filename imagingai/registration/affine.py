@@ -32,9 +32,11 @@ from imagingai.volume import Volume
 log = logging.getLogger(__name__)
 
 SPACING = 18.0  # degrees between the rotations that are tried
-OFFSET = 0.3  # shifts that are tried around the center of mass, in radii of the samples
-TRIED = 2000  # sample points that score a start
-KEPT = (20, 6, 2)  # states that are refined: briefly, longer, at the middle resolution
+OFFSETS = 16  # shifts from center of mass to center of mass that are tried with every rotation
+REACH = 0.9  # the largest of them, in radii of the samples
+TRIED = 1500  # sample points that score a start
+STARTS = 400  # best starts among which distinct ones are chosen
+SIEVE = ((0, 1, 48, 3), (0, 1, 20, 8), (1, 3, 10, 8), (1, 1, 2, 12))  # resolution, every so many samples, states kept, steps
 FEWEST = 50  # sample points
 SMALLER = 0.85  # the moving image gives the samples if its foreground is smaller than this part of the fixed one's
 SOUND = (0.3, 3.0)  # change of volume that an affine result may make
@@ -84,7 +86,7 @@ class _Pair:
     config: RegistrationConfig
 
     def samples(self, level: int, interior: bool) -> Samples:
-        margin = 0.0 if interior else self.size / 25
+        margin = self.size / (50 if interior else 25)
         samples = draw(self.scan, self.other, level, self.size, margin=margin, interior=interior, seed=self.config.seed + level)
         if len(samples.points) < FEWEST:
             raise InputError(
@@ -116,14 +118,15 @@ def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
 
 
 def _search(pair: _Pair, report: Report) -> np.ndarray:
-    """The best matrix of a wide search, refined at the middle resolution; with one scale unless rigid."""
-    found, kind = [], "similarity" if pair.config.alignment == "affine" else "rigid"
+    """The best rigid matrix of a wide search, refined at the middle resolution."""
+    found = []
     for interior in (False, True):
         report(0.1 + 0.25 * interior, "Aligning: searching")
-        coarse, middle = pair.samples(0, interior), pair.samples(1, interior)
-        states = _scan_starts(pair, coarse)
-        for samples, moves, steps, kept in ((coarse, "rigid", 6, KEPT[0]), (coarse, kind, 12, KEPT[1]), (middle, kind, 12, KEPT[2])):
-            states = [_refine(pair, samples, state.matrix, moves, steps) for state in _distinct(states, samples, kept)]
+        samples = [pair.samples(level, interior) for level in (0, 1)]
+        states = _scan_starts(pair, samples[0])
+        for level, every, kept, steps in SIEVE:
+            some = samples[level].thinned(every)
+            states = [_refine(pair, some, state.matrix, "rigid", steps) for state in _distinct(states, some, kept)]
         found += states
     judge = pair.samples(1, True)
     scores = _score(judge, np.stack([state.matrix for state in found]), MEASURES[pair.config.alignment_similarity])
@@ -131,19 +134,19 @@ def _search(pair: _Pair, report: Report) -> np.ndarray:
 
 
 def _scan_starts(pair: _Pair, samples: Samples) -> list[_State]:
-    """All rotations about all pairs of centers, scored at a few samples; the best first."""
-    one, two = pair.scan.center_of_mass, pair.other.center_of_mass
+    """All rotations about a few pairs of centers, and each with a few shifts, scored at a few samples; the best first."""
+    one, two, turns = pair.scan.center_of_mass, pair.other.center_of_mass, _rotations(pair)
     spread = float((samples.points.cpu() - torch.as_tensor(one)).square().sum(1).mean().sqrt())
-    shifts = [sign * OFFSET * spread * axis for axis in pair.axes.T[: pair.dimension] for sign in (-1, 1)]
-    centers = [(one, two), (pair.scan.levels[0].center, pair.other.levels[0].center), (one, one), *((one, two + shift) for shift in shifts)]
-    if pair.dimension == 2:
-        normal = pair.turn @ pair.axes[:, 2]
-        centers = [(a, b - normal * (normal @ (b - two))) for a, b in centers]
-    turns = [pair.turn @ turn for turn in _rotations(pair)]
-    matrices = np.stack([_moving_to(a, b, turn) for a, b in centers for turn in turns])
-    every, measure = max(1, len(samples.points) // TRIED), MEASURES[pair.config.alignment_similarity]
-    scores = np.concatenate([_score(samples, matrices[i : i + 64], measure, every) for i in range(0, len(matrices), 64)])
-    return [_State(matrices[i], scores[i]) for i in np.argsort(-scores, kind="stable")[:500]]
+    shifts = np.random.default_rng(pair.config.seed).uniform(-1, 1, (8 * OFFSETS * len(turns), pair.dimension))
+    shifts = REACH * spread * shifts[np.linalg.norm(shifts, axis=1) <= 1][: OFFSETS * len(turns)] @ pair.axes.T[: pair.dimension]
+    centers = [(one, two), (pair.scan.levels[0].center, pair.other.levels[0].center), (one, one)]
+    starts = [(*center, turn) for center in centers for turn in turns]
+    starts += [(one, two + pair.turn @ shift, turns[i % len(turns)]) for i, shift in enumerate(shifts)]
+    normal = pair.turn @ pair.axes[:, 2] if pair.dimension == 2 else np.zeros(3)
+    matrices = np.stack([_moving_to(a, b - normal * (normal @ (b - two)), pair.turn @ turn) for a, b, turn in starts])
+    some, measure = samples.thinned(max(1, len(samples.points) // TRIED)), MEASURES[pair.config.alignment_similarity]
+    scores = np.concatenate([_score(some, matrices[i : i + 64], measure) for i in range(0, len(matrices), 64)])
+    return [_State(matrices[i], scores[i]) for i in np.argsort(-scores, kind="stable")[:STARTS]]
 
 
 def _rotations(pair: _Pair) -> list[np.ndarray]:
@@ -155,11 +158,11 @@ def _rotations(pair: _Pair) -> list[np.ndarray]:
 
 
 def _distinct(states: Sequence[_State], samples: Samples, count: int) -> list[_State]:
-    """The best states that map the samples at least half a step of their resolution apart."""
+    """The best states that map the samples at least one step of their resolution apart."""
     points, kept = samples.points[:: max(1, len(samples.points) // 200)].double().cpu().numpy(), []
     for state in sorted(states, key=lambda s: -s.score):
         where = _apply(state.matrix, points)
-        if all(np.linalg.norm(where - other, axis=1).mean() > samples.spacing / 2 for _, other in kept):
+        if all(np.linalg.norm(where - other, axis=1).mean() > samples.spacing for _, other in kept):
             kept.append((state, where))
         if len(kept) == count:
             break
@@ -175,8 +178,8 @@ def _differ(pair: _Pair, matrix: np.ndarray) -> bool:
 
 
 def _refine_finely(pair: _Pair, matrix: np.ndarray, interior: bool, kind: str) -> np.ndarray:
-    for level, steps in ((1, 20), (2, 20)):
-        matrix = _refine(pair, pair.samples(level, interior), matrix, kind, steps).matrix
+    for level, moves in ((1, "similarity" if kind == "affine" else kind), (1, kind), (2, kind)):
+        matrix = _refine(pair, pair.samples(level, interior), matrix, moves, 20).matrix
     return matrix
 
 
@@ -202,10 +205,10 @@ def _refine(pair: _Pair, samples: Samples, matrix: np.ndarray, kind: str, steps:
     return _State(matrix, best)
 
 
-def _score(samples: Samples, matrices: np.ndarray, measure: Measure, every: int = 1) -> np.ndarray:
+def _score(samples: Samples, matrices: np.ndarray, measure: Measure) -> np.ndarray:
     """Information of all samples together (M,), per sample: samples that meet nothing tell nothing."""
-    values, weight = samples.met(matrices, every=every)
-    information, _ = measure(samples.values[::every], values[0], weight)
+    values, weight = samples.met(matrices)
+    information, _ = measure(samples.values, values[0], weight)
     return (information * weight.double().mean(1)).cpu().numpy()
 
 

@@ -5,7 +5,8 @@ World coordinates are RAS mm; a 2-D image has Z == 1 and a foreground in its pla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -87,6 +88,7 @@ def prepare(volume: Volume, mask: Volume | None, size: float, device: torch.devi
         image = reduce(image, size / count)
         levels.insert(0, image)
     masks = () if mask is None else (reduce(Grid((mask.tensor(device)[0, :1] > 0).float(), mask.affine), size / RESOLUTIONS[1]),)
+    image = levels[1]
     bright = foreground(image.stack[0])
     closed = Grid(_close(bright[None].float(), image.spacing, size / RESOLUTIONS[0]), image.affine)
     if masks:
@@ -123,9 +125,17 @@ def foreground(image: Tensor) -> Tensor:
 def _close(mask: Tensor, spacing: np.ndarray, radius: float) -> Tensor:
     """Dilate and erode (1, X, Y, Z) by a box of about `radius` mm: skull, sulci and ventricles join the foreground."""
     steps = [round(radius / step) if size > 1 else 0 for step, size in zip(spacing, mask.shape[1:], strict=True)]
-    widen = lambda x: F.max_pool3d(x[None], [2 * k + 1 for k in steps], 1, steps)[0]  # noqa: E731
+    widen = lambda x: _widen(x, steps)  # noqa: E731
     pad = [k for step in reversed(steps) for k in (step, step)]
     return (1 - widen(1 - widen(F.pad(mask, pad))))[(slice(None), *(slice(k, k + n) for k, n in zip(steps, mask.shape[1:], strict=True)))]
+
+
+def _widen(mask: Tensor, steps: Sequence[int]) -> Tensor:
+    """Dilate (1, X, Y, Z) by a box of so many voxels to each side."""
+    for axis, step in enumerate(steps):
+        along = [step if axis == other else 0 for other in range(3)]
+        mask = F.max_pool3d(mask, [2 * k + 1 for k in along], 1, along)
+    return mask
 
 
 def _limits(image: Tensor, inside: Tensor) -> tuple[float, float]:
@@ -165,12 +175,16 @@ class Samples:
     weights: tuple[Grid, ...]
     spacing: float
 
-    def met(self, matrices: np.ndarray, *, every: int = 1, gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """What every so many points meet in the moving scan: values (C, M, N) and their weights (M, N)."""
-        points = self.points[::every]
-        values, weight = (self.moving if gradient else Grid(self.moving.stack[:1], self.moving.affine)).at(points, matrices)
+    def thinned(self, every: int) -> Samples:
+        """Every so many of the points."""
+        return replace(self, points=self.points[::every], values=self.values[::every])
+
+    def met(self, matrices: np.ndarray, *, gradient: bool = False) -> tuple[Tensor, Tensor]:
+        """What the points meet in the moving scan: values (C, M, N) and their weights (M, N)."""
+        grid = self.moving if gradient else Grid(self.moving.stack[:1], self.moving.affine)
+        values, weight = grid.at(self.points, matrices)
         for grid in self.weights:
-            weight = weight * grid.at(points, matrices)[0][0]
+            weight = weight * grid.at(self.points, matrices)[0][0]
         return values, weight
 
 
@@ -184,7 +198,7 @@ def draw(scan: Scan, other: Scan, level: int, size: float, *, margin: float, int
     where = _points(grid, every)
     inside = scan.foreground.at(where)[0].view_as(grid.stack) > 0.5
     steps = [round(margin / step) if n > 1 else 0 for step, n in zip(grid.spacing, every.shape, strict=True)]
-    inside = F.max_pool3d(inside[None].float(), [2 * k + 1 for k in steps], 1, steps)[0, 0] > 0
+    inside = _widen(inside.float(), steps)[0] > 0
     for mask in scan.masks:
         inside &= mask.at(where)[0].view_as(inside) > 0.5
     points = _points(grid, inside, jitter, SAMPLES[level])
