@@ -40,7 +40,26 @@ def read_image(path: Path) -> sitk.Image:
         image = image[(slice(None),) * (image.GetDimension() - 1) + (0,)]
     if image.GetDimension() > 3:
         raise InputError(f"{path} holds {image.GetSize()[3]} images over time {image.GetSize()}. Save one of them as a 3-D image.")
+    if path.name.endswith((".nii", ".nii.gz")):
+        _check_nifti_values(path)
     return _luminance(image, path) if image.GetNumberOfComponentsPerPixel() > 1 else image
+
+
+def _check_nifti_values(path: Path) -> None:
+    """Raise InputError for NaN or infinity in a NIfTI-1 file: ITK would silently read them as 0."""
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
+        header = file.read(348)
+        order = "<" if header[:4] == b"\x5c\x01\x00\x00" else ">"
+        kind = {16: "f4", 64: "f8"}.get(int(np.frombuffer(header, order + "i2", 1, 70)[0]))
+        if kind is None:
+            return
+        file.read(int(np.frombuffer(header, order + "f4", 1, 108)[0]) - len(header))
+        content = file.read()
+    values = np.frombuffer(content[: len(content) // int(kind[1]) * int(kind[1])], order + kind)
+    if bad := int(values.size - np.isfinite(values).sum()):
+        raise InputError(
+            f"{path} has {bad} voxels that are NaN or infinite. Replace them, for example by 0 (numpy.nan_to_num), and try again."
+        )
 
 
 def read_any(path: Path) -> sitk.Image:

@@ -22,8 +22,8 @@ def clock(seconds: float) -> str:
 class Bar:
     """A report for people: one line that is redrawn in a terminal, or a line every tenth in a log."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self.stream, self.began, self.drawn, self.tenth = stream, time.time(), 0.0, -1
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream, self.began, self.drawn, self.tenth = stream or sys.stderr, time.time(), 0.0, -1
 
     def __call__(self, fraction: float, text: str) -> None:
         now = time.time()
@@ -48,8 +48,8 @@ class Bar:
 class Lines:
     """A report for programs: one JSON object a line on standard output."""
 
-    def __init__(self, stream: TextIO = sys.stdout) -> None:
-        self.stream, self.began, self.written = stream, time.time(), 0.0
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream, self.began, self.written = stream or sys.stdout, time.time(), 0.0
 
     def __call__(self, fraction: float, text: str) -> None:
         now = time.time()

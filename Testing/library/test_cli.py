@@ -160,7 +160,7 @@ def test_ctrl_c_leaves_no_half_written_files_and_exits_130(tmp_path, number):
         save(Volume(random.random((1, 96, 96, 96), dtype=np.float32), np.eye(4)), tmp_path / f"{name}.nii.gz")
     command = [sys.executable, "-m", "imagingai", "register", "--fixed", "fixed.nii.gz", "--moving", "moving.nii.gz", "--output", "out"]
     child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while "10 %" not in (line := child.stderr.readline()) and line:
+    while "Aligning" not in (line := child.stderr.readline()) and line:
         pass
     child.send_signal(number)
     began = time.time()

@@ -25,4 +25,4 @@ def test_arrays_and_simpleitk():
 
 
 def test_transforms():
-    assert example("03_transforms").main() < 0.1
+    assert example("03_transforms").main() < 0.25  # mm, a quarter of a voxel

@@ -247,3 +247,17 @@ def test_sitk_there_and_back():
     again = from_sitk(to_sitk(vectors))
     assert same_grid(again, vectors) and np.array_equal(again.data, vectors.data)
     assert from_sitk(to_sitk(RAS.with_data(RAS.data > -1))).data.dtype == np.uint8
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("dtype", "order"), [("f4", "<"), ("f8", "<"), ("f4", ">")])
+def test_nan_in_a_nifti_file_is_not_read_as_zero(tmp_path, ending, dtype, order):
+    import nibabel as nib
+
+    data = np.ones((4, 5, 6), order + dtype)
+    data[1, 2, 3], data[2, 2, 2] = np.nan, np.inf
+    header = nib.Nifti1Header(endianness=order)
+    header.set_data_dtype(np.dtype(order + dtype))
+    nib.save(nib.Nifti1Image(data, np.eye(4), header), tmp_path / f"a{ending}")
+    with pytest.raises(InputError, match=r"has 2 voxels that are NaN or infinite\. Replace them"):
+        load(tmp_path / f"a{ending}")
