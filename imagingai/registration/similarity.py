@@ -95,7 +95,9 @@ class PatchCorrelation:
     def _moments(self, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sums = box(torch.cat([moved, moved * moved, self.fixed * moved], 1), self.radius) * self.inside
         mean, square, product = sums.split(1, 1)
-        return mean, (square - mean.square()).clamp_(min=0).add_(EPSILON), product - self.mean * mean
+        covariance = product - self.mean * mean
+        covariance += torch.where(covariance < 0, -EPSILON, EPSILON)
+        return mean, (square - mean.square()).clamp_(min=0).add_(EPSILON), covariance
 
     def map(self, moved: Tensor) -> Tensor:
         _, variance, covariance = self._moments(moved)
