@@ -16,10 +16,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from imagingai.device import choose_device
 from imagingai.errors import InputError
@@ -36,16 +37,17 @@ OFFSETS = 16  # shifts from center of mass to center of mass that are tried with
 REACH = 0.9  # the largest of them, in radii of the samples
 TRIED = 1500  # sample points that score a start
 STARTS = 400  # best starts among which distinct ones are chosen
-SIEVE = ((0, 1, 48, 3), (0, 1, 20, 8), (1, 3, 10, 8), (1, 1, 2, 12))  # resolution, every so many samples, states kept, steps
+SIEVE = ((0, 2, 48, 3), (0, 2, 24, 6), (1, 4, 12, 6), (1, 2, 3, 10))  # resolution, every so many samples, states kept, steps
 FEWEST = 50  # sample points
 SMALLER = 0.85  # the moving image gives the samples if its foreground is smaller than this part of the fixed one's
+UNLIKE = 1.35  # ratio of the foregrounds from which on scans do not show the same
 SOUND = (0.3, 3.0)  # change of volume that an affine result may make
 
 
 def align(
     fixed: Volume,
     moving: Volume,
-    config: RegistrationConfig = RegistrationConfig(),  # noqa: B008 - frozen
+    config: RegistrationConfig = RegistrationConfig(),
     *,
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
@@ -106,13 +108,12 @@ class _State:
 def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
     matrix = _search(pair, report) if start is None else start
     report(0.6, "Aligning: refining")
-    interior = _differ(pair, matrix)
-    result = _refine_finely(pair, matrix, interior, pair.config.alignment)
+    result = _refine_finely(pair, matrix, pair.config.alignment)
     change = abs(np.linalg.det(result[:3, :3]))
     if pair.config.alignment == "affine" and start is None and not SOUND[0] < change < SOUND[1]:
         log.warning("The affine alignment would change the volume by a factor of %.2g; the rigid one is used.", change)
         rigid = _orthogonal(matrix, pair.scan.center_of_mass)
-        result = _refine_finely(pair, rigid, interior, "rigid")
+        result = _refine_finely(pair, rigid, "rigid")
     report(1.0, "Aligned")
     return result
 
@@ -126,11 +127,18 @@ def _search(pair: _Pair, report: Report) -> np.ndarray:
         states = _scan_starts(pair, samples[0])
         for level, every, kept, steps in SIEVE:
             some = samples[level].thinned(every)
-            states = [_refine(pair, some, state.matrix, "rigid", steps) for state in _distinct(states, some, kept)]
+            states = [_refine(pair, some, state.matrix, "rigid", steps, 0.02) for state in _distinct(states, some, kept)]
         found += states
     judge = pair.samples(1, True)
-    scores = _score(judge, np.stack([state.matrix for state in found]), MEASURES[pair.config.alignment_similarity])
-    return found[int(np.argmax(scores))].matrix
+    moves = "similarity" if pair.config.alignment == "affine" else "rigid"
+    kept = _distinct(_judged(pair, judge, found), judge, 3)
+    kept = [_refine(pair, pair.samples(1, _differ(pair, state.matrix)), state.matrix, moves, 12) for state in kept]
+    return max(_judged(pair, judge, kept), key=lambda state: state.score).matrix
+
+
+def _judged(pair: _Pair, judge: Samples, states: Sequence[_State]) -> list[_State]:
+    scores = _score(judge, np.stack([state.matrix for state in states]), MEASURES[pair.config.alignment_similarity])
+    return [replace(state, score=score) for state, score in zip(states, scores, strict=True)]
 
 
 def _scan_starts(pair: _Pair, samples: Samples) -> list[_State]:
@@ -170,61 +178,74 @@ def _distinct(states: Sequence[_State], samples: Samples, count: int) -> list[_S
 
 
 def _differ(pair: _Pair, matrix: np.ndarray) -> bool:
-    """Whether around the foreground of the scan mostly foreground of the other is found: a brain in a head."""
-    samples = pair.samples(0, False)
-    around = samples.points[pair.scan.foreground.at(samples.points)[0][0, 0] < 0.5]
-    there, met = pair.other.foreground.at(around, matrix[None])
-    return float((there[0] * met).sum()) > 0.5 * max(float(met.sum()), 1.0)
+    """Whether, where both scans reach, one shows clearly more than the other: a brain in a head."""
+    here = pair.scan.foreground
+    points = torch.as_tensor(_apply(matrix, here.points().cpu().numpy()), dtype=torch.float32, device=here.stack.device)
+    there, met = pair.other.foreground.at_with_edge(points[None])
+    one, two = float((here.stack.flatten() * met[0]).sum()), float((there[0] * met).sum())
+    return not one / UNLIKE < two < one * UNLIKE
 
 
-def _refine_finely(pair: _Pair, matrix: np.ndarray, interior: bool, kind: str) -> np.ndarray:
+def _refine_finely(pair: _Pair, matrix: np.ndarray, kind: str) -> np.ndarray:
+    """Coarse to fine, by the information per sample that meets the other image: a part that it does not show costs nothing."""
     for level, moves in ((1, "similarity" if kind == "affine" else kind), (1, kind), (2, kind)):
-        matrix = _refine(pair, pair.samples(level, interior), matrix, moves, 20).matrix
+        matrix = _refine(pair, pair.samples(level, _differ(pair, matrix)), matrix, moves, 20, power=0.0).matrix
     return matrix
 
 
-def _refine(pair: _Pair, samples: Samples, matrix: np.ndarray, kind: str, steps: int) -> _State:
+def _refine(
+    pair: _Pair, samples: Samples, matrix: np.ndarray, kind: str, steps: int, tolerance: float = 0.01, power: float = 1.0
+) -> _State:
     """Newton steps of the information with the outer product of the scores as Hessian, none longer than two voxels."""
     center = samples.points.double().mean(0).cpu().numpy()
     radius = float((samples.points - torch.as_tensor(center).to(samples.points)).square().sum(1).mean().sqrt())
-    moves, measure, length = _moves(kind, pair.axes, pair.dimension, radius), MEASURES[pair.config.alignment_similarity], 1.0
-    best, slope, curvature = _evaluate(samples, matrix, center, measure)
+    moves, measure, length = _moves(kind, pair.axes, pair.dimension, radius), MEASURES[pair.config.alignment_similarity], 2.0
+    best, by_place = _evaluate(samples, matrix, measure, power)
+    newton = _newton(samples, matrix, by_place, center, moves)
     for _ in range(steps):
-        hessian = moves.T @ curvature @ moves
-        hessian += (1e-3 * np.trace(hessian) / len(hessian) + 1e-12) * np.eye(len(hessian))
-        step = length * np.linalg.solve(hessian, moves.T @ slope)
+        step = length * newton
         step /= max(1.0, np.linalg.norm(step) / (2 * samples.spacing))
         trial = matrix @ _small_map(moves @ step, center)
-        score, trial_slope, trial_curvature = _evaluate(samples, trial, center, measure)
+        score, by_place = _evaluate(samples, trial, measure, power)
         if score > best:
-            matrix, best, slope, curvature, length = trial, score, trial_slope, trial_curvature, min(1.6 * length, 8.0)
+            matrix, best, length = trial, score, min(2 * length, 8.0)
+            newton = _newton(samples, matrix, by_place, center, moves)
         else:
             length *= 0.3
-        if np.linalg.norm(step) < 0.01 * samples.spacing:
+        if np.linalg.norm(step) < tolerance * samples.spacing:
             break
     return _State(matrix, best)
 
 
 def _score(samples: Samples, matrices: np.ndarray, measure: Measure) -> np.ndarray:
     """Information of all samples together (M,), per sample: samples that meet nothing tell nothing."""
-    values, weight = samples.met(matrices)
-    information, _ = measure(samples.values, values[0], weight)
-    return (information * weight.double().mean(1)).cpu().numpy()
+    values, weight = samples.met(samples.moved(matrices))
+    return (measure(samples.values, values, weight).value * weight.double().mean(1)).cpu().numpy()
 
 
-def _evaluate(samples: Samples, matrix: np.ndarray, center: np.ndarray, measure: Measure) -> tuple[float, np.ndarray, np.ndarray]:
-    """Score, its derivative (12,) by shift and linear map, and the mean outer product (12, 12) of the samples' derivatives."""
-    values, weight = samples.met(matrix[None], gradient=True)
-    information, scores = measure(samples.values, values[0], weight)
-    overlap = float(weight.double().mean())
-    if overlap == 0:
-        return 0.0, np.zeros(12), np.eye(12)
-    linear, middle = (torch.as_tensor(x, dtype=torch.float32, device=weight.device) for x in (matrix[:3, :3], center))
-    shift = values[1:, 0].T @ linear
-    each = torch.cat([shift, (shift[:, :, None] * (samples.points - middle)[:, None]).flatten(1)], 1) * scores[0, :, None]
-    share = weight[0, :, None] / weight.sum()
-    slope, curvature = (each * share).sum(0), each.T @ (each * share)
-    return float(information[0]) * overlap, slope.double().cpu().numpy(), curvature.double().cpu().numpy()
+def _evaluate(samples: Samples, matrix: np.ndarray, measure: Measure, power: float) -> tuple[float, Tensor]:
+    """Information times overlap**power, and what each sample adds to its derivative by where it is (N, 3): exact."""
+    moved = samples.moved(matrix[None]).requires_grad_()
+    values, weight = samples.met(moved)
+    information, slope, worth = measure(samples.values, values.detach(), weight.detach())
+    total, value = float(weight.detach().sum()), float(information[0])
+    if total == 0:
+        return 0.0, torch.zeros_like(samples.points)
+    overlap = (total / weight.shape[1]) ** power
+    by_value, by_weight = slope * weight.detach() * (overlap / total), (worth + power * value) * (overlap / total)
+    (by_place,) = torch.autograd.grad([values, weight], [moved], [by_value, by_weight])
+    return value * overlap, by_place[0]
+
+
+def _newton(samples: Samples, matrix: np.ndarray, by_place: Tensor, center: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """The step (K,) by the derivative and, for the Hessian, the outer product of what the samples add to it."""
+    linear, middle = (torch.as_tensor(x, dtype=torch.float32, device=by_place.device) for x in (matrix[:3, :3], center))
+    shift = by_place @ linear
+    each = torch.cat([shift, (shift[:, :, None] * (samples.points - middle)[:, None]).flatten(1)], 1)
+    slope, outer = (x.double().cpu().numpy() for x in (each.sum(0), each.T @ each))
+    hessian = len(each) * moves.T @ outer @ moves
+    hessian += (1e-3 * np.trace(hessian) / len(hessian) + 1e-12) * np.eye(len(hessian))
+    return np.linalg.solve(hessian, moves.T @ slope)
 
 
 def _moves(kind: str, axes: np.ndarray, dimension: int, radius: float) -> np.ndarray:

@@ -37,18 +37,38 @@ class Grid:
         """(3,) RAS mm, the middle of the grid."""
         return self.affine[:3, :3] @ ((np.array(self.stack.shape[1:]) - 1) / 2) + self.affine[:3, 3]
 
-    def at(self, points: Tensor, matrices: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """Linear interpolation at points (N, 3) mapped by M matrices (M, 4, 4): values (C, M, N) and how far inside (M, N), 0..1.
+    def points(self, where: Tensor | None = None, jitter: np.random.Generator | None = None, most: int = 0) -> Tensor:
+        """World points (N, 3) of the voxels, of those of a bool (X, Y, Z), each moved within its voxel, at most `most` of them."""
+        where = torch.ones_like(self.stack[0], dtype=torch.bool) if where is None else where
+        index = torch.nonzero(where).double().cpu().numpy()
+        if most and len(index) > most:
+            index = index[np.sort(jitter.permutation(len(index))[:most])]
+        if jitter is not None:
+            index = np.clip(index + jitter.uniform(-0.5, 0.5, index.shape), 0, np.array(where.shape) - 1)
+        world = index @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return torch.as_tensor(world, dtype=torch.float32, device=where.device)
 
-        Beyond the border the last value goes on, and `inside` falls from 1 to 0 over one voxel around it.
-        """
-        to_index = np.linalg.inv(self.affine) @ (np.eye(4)[None] if matrices is None else matrices)
-        to_index, size = (torch.as_tensor(x, dtype=torch.float32, device=points.device) for x in (to_index, self.stack.shape[1:]))
-        index = points @ to_index[:, :3, :3].mT + to_index[:, None, :3, 3]
-        where = ((2 * index + 1) / size - 1).flip(-1)[None, :, :, None]
-        values = F.grid_sample(self.stack[None], where, padding_mode="border", align_corners=False)[0, ..., 0]
-        edge = (torch.minimum(index, size - 1 - index) + 1).clamp_(0, 1)
-        return values, torch.where(size > 1, edge, 1.0).prod(-1)
+    def at(self, points: Tensor) -> Tensor:
+        """Linear interpolation of channel 0 at world points (M, N, 3): (M, N). Beyond the border its value goes on."""
+        return self._interpolate(self._normalized(points))
+
+    def at_with_edge(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and a weight (M, N) that falls from 1 to 0 over one voxel around the border."""
+        where = self._normalized(points)
+        half = torch.tensor([n / 2 if n > 1 else 0.0 for n in reversed(self.stack.shape[1:])], device=points.device)
+        edge = torch.addcmul((half + 0.5).clamp(min=1), where.abs(), half, value=-1).clamp(0, 1)
+        return self._interpolate(where), edge[..., 0] * edge[..., 1] * edge[..., 2]
+
+    def _normalized(self, points: Tensor) -> Tensor:
+        """Where points fall on the grid, last axis first, the outer faces of its voxels at -1 and 1."""
+        size = np.array(self.stack.shape[1:])
+        to_faces = np.diag([*(2 / size), 1.0])
+        to_faces[:3, 3] = 1 / size - 1
+        matrix = torch.as_tensor((to_faces @ np.linalg.inv(self.affine))[2::-1].copy(), dtype=torch.float32, device=points.device)
+        return torch.addmm(matrix[:, 3], points.flatten(0, 1), matrix[:, :3].T).view_as(points)
+
+    def _interpolate(self, where: Tensor) -> Tensor:
+        return F.grid_sample(self.stack[None], where[None, :, :, None], padding_mode="border", align_corners=False)[0, 0, ..., 0]
 
 
 @dataclass(frozen=True)
@@ -92,7 +112,7 @@ def prepare(volume: Volume, mask: Volume | None, size: float, device: torch.devi
     bright = foreground(image.stack[0])
     closed = Grid(_close(bright[None].float(), image.spacing, size / RESOLUTIONS[0]), image.affine)
     if masks:
-        inside = masks[0].at(_points(closed, torch.ones_like(closed.stack[0], dtype=torch.bool)))[0].view_as(closed.stack)
+        inside = masks[0].at(closed.points()[None]).view_as(closed.stack)
         closed = Grid(closed.stack * (inside > 0.5), image.affine)
     low, high = _limits(image.stack, closed.stack > 0)
     levels = [Grid(((level.stack - low) / (high - low)).clamp_(0, 1), level.affine) for level in levels]
@@ -149,24 +169,11 @@ def _quantile(values: Tensor, fraction: float) -> float:
     return float(torch.quantile(values[:: max(1, len(values) // 200_000)], fraction))
 
 
-def _points(grid: Grid, where: Tensor, jitter: np.random.Generator | None = None, most: int = 0) -> Tensor:
-    """World points (N, 3) of the voxels of a bool (X, Y, Z), each moved within its voxel, at most `most` of them."""
-    index = torch.nonzero(where).double().cpu().numpy()
-    if most and len(index) > most:
-        index = index[np.sort(jitter.permutation(len(index))[:most])]
-    if jitter is not None:
-        last = np.array(where.shape) - 1
-        index = np.clip(index + jitter.uniform(-0.5, 0.5, index.shape), 0, last)
-    world = index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-    return torch.as_tensor(world, dtype=torch.float32, device=where.device)
-
-
 @dataclass(frozen=True)
 class Samples:
     """Points of one scan and the other scan to compare them with, at one resolution.
 
-    points: (N, 3) RAS mm; values: (N,) 0..1; moving: value and its gradient per mm (4, X, Y, Z); weights: grids that
-    weight what a point meets; spacing: mm.
+    points: (N, 3) RAS mm; values: (N,) 0..1; moving: what they meet; weights: grids that weight it; spacing: mm.
     """
 
     points: Tensor
@@ -179,12 +186,16 @@ class Samples:
         """Every so many of the points."""
         return replace(self, points=self.points[::every], values=self.values[::every])
 
-    def met(self, matrices: np.ndarray, *, gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """What the points meet in the moving scan: values (C, M, N) and their weights (M, N)."""
-        grid = self.moving if gradient else Grid(self.moving.stack[:1], self.moving.affine)
-        values, weight = grid.at(self.points, matrices)
+    def moved(self, matrices: np.ndarray) -> Tensor:
+        """The points (M, N, 3), RAS mm, that M matrices (M, 4, 4) map them to."""
+        matrices = torch.as_tensor(matrices, dtype=torch.float32, device=self.points.device)
+        return self.points @ matrices[:, :3, :3].mT + matrices[:, None, :3, 3]
+
+    def met(self, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """What moved points (M, N, 3) meet in the moving scan: values and their weights, both (M, N)."""
+        values, weight = self.moving.at_with_edge(moved)
         for grid in self.weights:
-            weight = weight * grid.at(self.points, matrices)[0][0]
+            weight = weight * grid.at(moved)
         return values, weight
 
 
@@ -194,24 +205,12 @@ def draw(scan: Scan, other: Scan, level: int, size: float, *, margin: float, int
     With `interior`, only what meets the foreground of the other scan counts.
     """
     grid, jitter = scan.levels[level], np.random.default_rng(seed)
-    every = torch.ones_like(grid.stack[0], dtype=torch.bool)
-    where = _points(grid, every)
-    inside = scan.foreground.at(where)[0].view_as(grid.stack) > 0.5
-    steps = [round(margin / step) if n > 1 else 0 for step, n in zip(grid.spacing, every.shape, strict=True)]
+    where = grid.points()[None]
+    inside = scan.foreground.at(where).view_as(grid.stack) > 0.5
+    steps = [round(margin / step) if n > 1 else 0 for step, n in zip(grid.spacing, inside.shape[1:], strict=True)]
     inside = _widen(inside.float(), steps)[0] > 0
     for mask in scan.masks:
-        inside &= mask.at(where)[0].view_as(inside) > 0.5
-    points = _points(grid, inside, jitter, SAMPLES[level])
-    moving = other.levels[level]
+        inside &= mask.at(where).view_as(inside) > 0.5
+    points = grid.points(inside, jitter, SAMPLES[level])
     weights = (*other.masks, *((other.foreground,) if interior else ()))
-    return Samples(points, grid.at(points)[0][0, 0], _with_gradient(moving), weights, size / RESOLUTIONS[level])
-
-
-def _with_gradient(grid: Grid) -> Grid:
-    """(1, X, Y, Z) -> value and its three derivatives along RAS, per mm."""
-    steps = [
-        torch.gradient(grid.stack[0], dim=axis)[0] if grid.stack.shape[1 + axis] > 1 else torch.zeros_like(grid.stack[0])
-        for axis in range(3)
-    ]
-    to_world = torch.as_tensor(np.linalg.inv(grid.affine[:3, :3]), dtype=torch.float32, device=grid.stack.device)
-    return Grid(torch.cat([grid.stack, torch.einsum("ixyz,ij->jxyz", torch.stack(steps), to_world)]), grid.affine)
+    return Samples(points, grid.at(points[None])[0], other.levels[level], weights, size / RESOLUTIONS[level])
