@@ -23,6 +23,7 @@ from imagingai.errors import InputError
 from imagingai.job import Report, ignore
 from imagingai.registration.config import RegistrationConfig
 from imagingai.registration.filters import derivative, gaussian
+from imagingai.registration.folding import unfold
 from imagingai.registration.regularizer import regularize
 from imagingai.registration.rigid import RigidRegions
 from imagingai.registration.similarity import Term
@@ -91,6 +92,9 @@ def deform(
             preview(resize_field(stage.displacement(field), shape))
     if config.deformation == "velocity":
         return Deformation(exponential(field), exponential(-field))
+    field = unfold(field)
+    for _ in range(3 if stage.rigid is not None else 0):  # each may spoil the other a little
+        field = stage.rigid.project(unfold(stage.rigid.project(field)))
     return Deformation(field)
 
 
