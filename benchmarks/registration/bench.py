@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -168,6 +169,7 @@ def main() -> None:
     one.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.command == "one":
+        os.chdir(tempfile.mkdtemp())  # elastix leaves files where it runs
         np.save(options.output, PEERS[options.method](options.fixed, options.moving, options.threads).astype(np.float32))
     elif options.command == "run":
         run(options.work, options.methods, options.pairs, options.threads)
