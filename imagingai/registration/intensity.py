@@ -236,25 +236,24 @@ def mind_features(image: Tensor, distance: int = 2, radius: int = 1) -> Tensor:
     image (1, C, *grid) -> (1, 12, X, Y, Z) or (1, 4, X, Y): the pairs of neighbors that are not opposite each other.
     Neighbors outside the image are taken at its border.
     """
-    size = image.ndim - 2
+    shape, size = image.shape[2:], image.ndim - 2
     padded = F.pad(image, [distance] * (2 * size), mode="replicate")
-    steps = [tuple(sign * distance * (axis == k) for k in range(size)) for axis in range(size) for sign in (-1, 1)]
-    pairs = [(a, b) for a, b in combinations(steps, 2) if any(x + y for x, y in zip(a, b, strict=True))]
-
-    def shifted(step: tuple[int, ...]) -> Tensor:
-        return padded[(..., *(slice(distance + s, distance + s + n) for s, n in zip(step, image.shape[2:], strict=True)))]
-
-    distances = [box((shifted(a) - shifted(b)).square_().mean(1, keepdim=True), radius) for a, b in pairs]
-    least, total = distances[0], distances[0]
-    for other in distances[1:]:
-        least, total = torch.minimum(least, other), total + other
-    variance = total / len(pairs) - least
+    shifts = [[sign * distance * (k == axis) for k in range(size)] for axis in range(size) for sign in (-1, 1)]
+    neighbors = [padded[(..., *(slice(distance + s, distance + s + n) for s, n in zip(x, shape, strict=True)))] for x in shifts]
+    pairs = [(a, b) for a, b in combinations(range(2 * size), 2) if a // 2 != b // 2]
+    distances = image.new_empty(len(image), len(pairs), *shape)
+    variance = image.new_empty(len(image), 1, *shape)
+    thickness = max(8, SLAB // distances[:, :, 0].numel())
+    for begin in range(0, shape[0], thickness):
+        end, low = min(shape[0], begin + thickness), max(0, begin - radius)
+        near = [neighbor[:, :, low : end + radius] for neighbor in neighbors]
+        squares = ((near[a] - near[b]).square_().mean(1, keepdim=True) for a, b in pairs)
+        slab = torch.cat([box(square, radius).narrow(2, begin - low, end - begin) for square in squares], 1)
+        slab = slab - slab.amin(1, keepdim=True)
+        distances[:, :, begin:end], variance[:, :, begin:end] = slab, slab.mean(1, keepdim=True)
     mean = variance.mean()
     variance = variance.clamp(mean * 1e-3, mean * 1e3) + LEAST
-    out = image.new_empty(len(image), len(pairs), *image.shape[2:])
-    for k in range(len(pairs)):  # what is done with goes, so that all channels are never there twice
-        out[:, k : k + 1] = ((least - distances.pop(0)) / variance).exp_()
-    return out
+    return torch.exp(-distances / variance) if distances.requires_grad else distances.div_(variance.neg_()).exp_()
 
 
 # --- labels as well

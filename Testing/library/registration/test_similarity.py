@@ -164,6 +164,13 @@ def test_mind_by_numpy(shape):
     np.testing.assert_allclose(found, np.exp(-distances / distances.mean(0)), rtol=1e-6)
 
 
+def test_mind_is_the_same_slab_by_slab(monkeypatch):
+    image = random_pair((23, 6, 5))[0]
+    whole = mind_features(image)
+    monkeypatch.setattr("imagingai.registration.intensity.SLAB", 1)
+    assert torch.allclose(mind_features(image), whole, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_contrast_does_not_matter_to_ncc_nmi_mind(shape):
     fixed, moved = random_pair(shape)
