@@ -33,13 +33,14 @@ from imagingai.volume import Volume
 log = logging.getLogger(__name__)
 
 SPACING = 18.0  # degrees between the rotations that are tried
-OFFSETS = 16  # shifts from center of mass to center of mass that are tried with every rotation
+OFFSETS = 14  # shifts from center of mass to center of mass that are tried with every rotation
 REACH = 0.9  # the largest of them, in radii of the samples
-TRIED = 1500  # sample points that score a start
+TRIED = 1000  # sample points that score a start
 STARTS = 400  # best starts among which distinct ones are chosen
-SIEVE = ((0, 2, 48, 3), (0, 2, 24, 6), (1, 4, 12, 6), (1, 2, 3, 10))  # resolution, every so many samples, states kept, steps
+SIEVE = ((0, 2, 48, 3), (0, 1, 24, 6), (1, 3, 12, 6), (1, 2, 3, 10))  # resolution, every so many samples, states kept, steps
 FEWEST = 50  # sample points
 SMALLER = 0.85  # the moving image gives the samples if its foreground is smaller than this part of the fixed one's
+CLEAR = 0.6  # a second best state below this part of the best leaves no doubt
 UNLIKE = 1.35  # ratio of the foregrounds from which on scans do not show the same
 SOUND = (0.3, 3.0)  # change of volume that an affine result may make
 
@@ -119,21 +120,28 @@ def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
 
 
 def _search(pair: _Pair, report: Report) -> np.ndarray:
-    """The best rigid matrix of a wide search, refined at the middle resolution."""
-    found = []
-    for interior in (False, True):
-        report(0.1 + 0.25 * interior, "Aligning: searching")
-        samples = [pair.samples(level, interior) for level in (0, 1)]
-        states = _scan_starts(pair, samples[0])
-        for level, every, kept, steps in SIEVE:
-            some = samples[level].thinned(every)
-            states = [_refine(pair, some, state.matrix, "rigid", steps, 0.02) for state in _distinct(states, some, kept)]
-        found += states
-    judge = pair.samples(1, True)
+    """The best matrix of a wide search, refined at the middle resolution; with one scale unless rigid."""
+    report(0.1, "Aligning: searching")
+    found = _sieved(pair, False)
+    clear = len(found) == 1 or found[1].score < CLEAR * found[0].score
+    if not clear or _differ(pair, found[0].matrix):
+        report(0.35, "Aligning: searching inside")
+        found += _sieved(pair, True)
+    judge = pair.samples(1, True).thinned(2)
     moves = "similarity" if pair.config.alignment == "affine" else "rigid"
     kept = _distinct(_judged(pair, judge, found), judge, 3)
-    kept = [_refine(pair, pair.samples(1, _differ(pair, state.matrix)), state.matrix, moves, 12) for state in kept]
+    kept = [_refine(pair, pair.samples(1, _differ(pair, state.matrix)).thinned(2), state.matrix, moves, 12) for state in kept]
     return max(_judged(pair, judge, kept), key=lambda state: state.score).matrix
+
+
+def _sieved(pair: _Pair, interior: bool) -> list[_State]:
+    """Rigid states, the best first: many briefly refined, fewer refined longer."""
+    samples = [pair.samples(level, interior) for level in (0, 1)]
+    states = _scan_starts(pair, samples[0])
+    for level, every, kept, steps in SIEVE:
+        some = samples[level].thinned(every)
+        states = [_refine(pair, some, state.matrix, "rigid", steps, 0.02) for state in _distinct(states, some, kept)]
+    return _distinct(states, some, kept)
 
 
 def _judged(pair: _Pair, judge: Samples, states: Sequence[_State]) -> list[_State]:
@@ -180,9 +188,12 @@ def _distinct(states: Sequence[_State], samples: Samples, count: int) -> list[_S
 def _differ(pair: _Pair, matrix: np.ndarray) -> bool:
     """Whether, where both scans reach, one shows clearly more than the other: a brain in a head."""
     here = pair.scan.foreground
-    points = torch.as_tensor(_apply(matrix, here.points().cpu().numpy()), dtype=torch.float32, device=here.stack.device)
-    there, met = pair.other.foreground.at_with_edge(points[None])
-    one, two = float((here.stack.flatten() * met[0]).sum()), float((there[0] * met).sum())
+    everywhere = Samples(
+        here.points(torch.ones_like(here.stack[0], dtype=torch.bool)), here.stack.flatten(), pair.other.foreground, (), 0.0
+    )
+    some = everywhere.thinned(max(1, len(everywhere.points) // 20_000) | 1)  # an odd step does not follow the rows
+    there, met = some.met(some.moved(matrix[None]))
+    one, two = float((some.values * met[0]).sum()), float((there[0] * met[0]).sum())
     return not one / UNLIKE < two < one * UNLIKE
 
 
@@ -279,8 +290,10 @@ def _planes(fixed: Volume, moving: Volume) -> tuple[np.ndarray, np.ndarray, int]
 
 
 def _rotation(vector: np.ndarray) -> np.ndarray:
-    """Rotation (3, 3) about a vector by its length in radians."""
-    return torch.linalg.matrix_exp(torch.from_numpy(np.cross(np.eye(3), -vector))).numpy()
+    """Rotation (3, 3) about a vector by its length in radians (Rodrigues)."""
+    angle = np.linalg.norm(vector)
+    cross = np.cross(np.eye(3), -vector / max(angle, 1e-12))
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
 def _moving_to(point: np.ndarray, target: np.ndarray, turn: np.ndarray) -> np.ndarray:

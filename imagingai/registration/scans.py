@@ -17,7 +17,7 @@ from imagingai.registration.filters import gaussian
 from imagingai.volume import Volume
 
 RESOLUTIONS = (25, 50, 100)  # steps along an edge of the mean size of the field of view: coarse, middle, fine
-SAMPLES = (20_000, 30_000, 100_000)  # at most so many points at each of them
+SAMPLES = (5_000, 20_000, 80_000)  # points at each of them
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,21 @@ class Grid:
         """(3,) RAS mm, the middle of the grid."""
         return self.affine[:3, :3] @ ((np.array(self.stack.shape[1:]) - 1) / 2) + self.affine[:3, 3]
 
-    def points(self, where: Tensor | None = None, jitter: np.random.Generator | None = None, most: int = 0) -> Tensor:
-        """World points (N, 3) of the voxels, of those of a bool (X, Y, Z), each moved within its voxel, at most `most` of them."""
-        where = torch.ones_like(self.stack[0], dtype=torch.bool) if where is None else where
-        index = torch.nonzero(where).double().cpu().numpy()
-        if most and len(index) > most:
-            index = index[np.sort(jitter.permutation(len(index))[:most])]
-        if jitter is not None:
-            index = np.clip(index + jitter.uniform(-0.5, 0.5, index.shape), 0, np.array(where.shape) - 1)
-        world = index @ self.affine[:3, :3].T + self.affine[:3, 3]
-        return torch.as_tensor(world, dtype=torch.float32, device=where.device)
+    def points(self, where: Tensor) -> Tensor:
+        """World points (N, 3) of the voxels of a bool (X, Y, Z)."""
+        return self._to_world(torch.nonzero(where).float())
+
+    def scattered(self, where: Tensor, count: int, seed: int) -> Tensor:
+        """At most `count` world points (N, 3) in the voxels of a bool (X, Y, Z), evenly and in random order and places: no two
+        grids ever lock in. No voxel holds more than eight."""
+        chance, index = np.random.default_rng(seed), torch.nonzero(where).cpu().numpy().astype(np.float32)
+        order = np.concatenate([chance.permutation(len(index)) for _ in range(min(8, -(-count // max(1, len(index)))))])[:count]
+        index = index[order] + chance.uniform(-0.5, 0.5, (len(order), 3)).astype(np.float32) * (np.array(where.shape) > 1)
+        return self._to_world(torch.from_numpy(index.astype(np.float32)).to(where.device))
+
+    def _to_world(self, index: Tensor) -> Tensor:
+        matrix = torch.as_tensor(self.affine, dtype=torch.float32, device=index.device)
+        return torch.addmm(matrix[:3, 3], index, matrix[:3, :3].T)
 
     def at(self, points: Tensor) -> Tensor:
         """Linear interpolation of channel 0 at world points (M, N, 3): (M, N). Beyond the border its value goes on."""
@@ -112,7 +117,7 @@ def prepare(volume: Volume, mask: Volume | None, size: float, device: torch.devi
     bright = foreground(image.stack[0])
     closed = Grid(_close(bright[None].float(), image.spacing, size / RESOLUTIONS[0]), image.affine)
     if masks:
-        inside = masks[0].at(closed.points()[None]).view_as(closed.stack)
+        inside = masks[0].at(closed.points(torch.ones_like(bright))[None]).view_as(closed.stack)
         closed = Grid(closed.stack * (inside > 0.5), image.affine)
     low, high = _limits(image.stack, closed.stack > 0)
     levels = [Grid(((level.stack - low) / (high - low)).clamp_(0, 1), level.affine) for level in levels]
@@ -200,17 +205,12 @@ class Samples:
 
 
 def draw(scan: Scan, other: Scan, level: int, size: float, *, margin: float, interior: bool, seed: int) -> Samples:
-    """Points of the foreground and `margin` mm around it, moved within their voxels so that no two grids ever lock in.
-
-    With `interior`, only what meets the foreground of the other scan counts.
-    """
-    grid, jitter = scan.levels[level], np.random.default_rng(seed)
-    where = grid.points()[None]
-    inside = scan.foreground.at(where).view_as(grid.stack) > 0.5
-    steps = [round(margin / step) if n > 1 else 0 for step, n in zip(grid.spacing, inside.shape[1:], strict=True)]
-    inside = _widen(inside.float(), steps)[0] > 0
+    """Points of the foreground and `margin` mm around it. With `interior`, only what meets the foreground of the other counts."""
+    grid = scan.foreground
+    steps = [round(margin / step) if n > 1 else 0 for step, n in zip(grid.spacing, grid.stack.shape[1:], strict=True)]
+    inside = _widen(grid.stack, steps)[0] > 0.5
     for mask in scan.masks:
-        inside &= mask.at(where).view_as(inside) > 0.5
-    points = grid.points(inside, jitter, SAMPLES[level])
+        inside &= mask.at(grid.points(torch.ones_like(inside))[None]).view_as(inside) > 0.5
+    points = grid.scattered(inside, SAMPLES[level], seed)
     weights = (*other.masks, *((other.foreground,) if interior else ()))
-    return Samples(points, grid.at(points[None])[0], other.levels[level], weights, size / RESOLUTIONS[level])
+    return Samples(points, scan.levels[level].at(points[None])[0], other.levels[level], weights, size / RESOLUTIONS[level])
