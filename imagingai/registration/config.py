@@ -39,13 +39,13 @@ class RegistrationConfig:
         advanced=True,
     )
     iterations: tuple[int, ...] = option(
-        (60, 40, 12, 5), "Iterations from the coarsest to the finest grid; further grids take the last number.", limits=(0, 10000)
+        (60, 40, 12, 7), "Iterations from the coarsest to the finest grid; further grids take the last number.", limits=(0, 10000)
     )
     step: float = option(
-        0.75, "Longest step of an iteration; longer follows more detail and is rougher.", limits=(0.01, 2.0), unit="voxels"
+        1.25, "Longest step of an iteration; longer follows more detail and is rougher.", limits=(0.01, 2.0), unit="voxels"
     )
     smoothing: float = option(
-        0.7, "Regularization of the field on the finest grid (sigma of one iteration).", limits=(0.0, 10.0), unit="voxels"
+        0.8, "Regularization of the field on the finest grid (sigma of one iteration).", limits=(0.0, 10.0), unit="voxels"
     )
     coarse_smoothing: float = option(1.0, "The same on coarser grids.", limits=(0.0, 10.0), unit="voxels", advanced=True)
     stiffness: float = option(0.35, "Resistance to local change of volume on the finest grid.", limits=(0.0, 0.5))
@@ -57,7 +57,7 @@ class RegistrationConfig:
     regularizer: str = option("diffusion", "Energy that the smoothing lowers.", choices=("diffusion", "bending"), advanced=True)
     floor: float = option(1.5, "Forces below this multiple of the typical one make small steps.", limits=(0.0, 100.0), advanced=True)
     coherence: float = option(
-        0.7, "Steps shrink when the lasting part of the force is less than this; 0 switches it off.", limits=(0.0, 1.0), advanced=True
+        0.8, "Steps shrink when the lasting part of the force is less than this; 0 switches it off.", limits=(0.0, 1.0), advanced=True
     )
     symmetric: bool = option(False, "Let both images pull alike; needs --deformation velocity.")
     # --- grid
@@ -90,7 +90,12 @@ class RegistrationConfig:
         check(self)
 
 
-PRESETS: dict[str, dict] = {"fast": {}, "default": {}, "smooth": {}, "accurate": {}}
+PRESETS: dict[str, dict] = {
+    "fast": {"iterations": (40, 25, 5, 2)},
+    "default": {},
+    "smooth": {"smoothing": 1.2, "coarse_smoothing": 1.2},
+    "accurate": {"iterations": (60, 60, 20, 10), "smoothing": 0.7, "stiffness": 0.2},
+}
 
 INTERPOLATIONS = ("linear", "nearest", "cubic")
 

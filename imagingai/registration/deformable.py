@@ -30,6 +30,7 @@ from imagingai.registration.similarity import Term
 
 SMALLEST = 16  # mean number of voxels along an axis of the coarsest grid
 BETA = (0.9, 0.99)  # Adam's memories of the force and of its square
+FAINT = 1e-3  # a mean force below this (change of 1 - rho^2 per voxel) is rounding noise
 REACH = 4.0  # mm, half the side of the ncc window, but at least one voxel
 
 
@@ -191,10 +192,10 @@ class _Step:
         self.mean.mul_(BETA[0]).add_(force, alpha=1 - BETA[0])
         self.square.mul_(BETA[1]).addcmul_(force, force, value=1 - BETA[1])
         size = (self.square / two).sqrt_()
-        typical = float(size.mean()) + 1e-12
+        typical = max(float(size.mean()), FAINT)
         step = self.mean / size.add_(self.config.floor * typical).mul_(one)
         coherence = float(self.mean.abs().mean()) / one / typical
-        step *= min(1.0, (coherence / self.config.coherence) ** 2) if self.config.coherence else 1.0
+        step *= min(1.0, (coherence / self.config.coherence) ** 3) if self.config.coherence else 1.0
         return step.mul_(self.config.step / max(1.0, float(step.norm(dim=1).max())))
 
 

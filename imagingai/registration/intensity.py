@@ -16,7 +16,7 @@ from torch import Tensor
 from imagingai.errors import InputError
 from imagingai.registration.filters import box
 
-EPSILON = 1e-4  # added to local variances and the size of covariances; gray values are about 0 to 1
+EPSILON = 1e-3  # added to local variances and the size of covariances: noise of 3 % of bright tissue; gray values are about 0 to 1
 SLAB = 1 << 20  # voxels that are worked on at once: bounds the memory and stays near the cache
 LEAST = 1e-12  # probability of what never happens
 
