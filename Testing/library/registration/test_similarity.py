@@ -10,7 +10,7 @@ from scipy.ndimage import correlate1d, uniform_filter
 
 from imagingai.errors import InputError
 from imagingai.registration import config
-from imagingai.registration.intensity import PatchCorrelation, mind, mind_features, mse, ncc, ncc_sup, nmi
+from imagingai.registration.intensity import EPSILON, PatchCorrelation, mind, mind_features, mse, ncc, ncc_sup, nmi
 from imagingai.registration.similarity import (
     SIMILARITIES,
     Settings,
@@ -79,8 +79,8 @@ def test_ncc_of_every_window_also_at_the_border(shape):
         window = tuple(slice(max(0, k - 2), k + 3) for k in where)
         a, b = (image[0, 0].numpy()[window] for image in (fixed, moved))
         covariance = ((a - a.mean()) * (b - b.mean())).mean()
-        covariance += np.copysign(1e-4, covariance)
-        assert float(found[where]) == pytest.approx(1 - covariance**2 / ((a.var() + 1e-4) * (b.var() + 1e-4)), abs=1e-9)
+        covariance += np.copysign(EPSILON, covariance)
+        assert float(found[where]) == pytest.approx(1 - covariance**2 / ((a.var() + EPSILON) * (b.var() + EPSILON)), abs=1e-9)
 
 
 def test_ncc_is_the_same_slab_by_slab(monkeypatch):
@@ -97,8 +97,8 @@ def test_identical_images_have_no_force():
     image = random_pair((9, 10))[0]
     for name in ("mse", "ncc", "mind"):
         term = SIMILARITIES[name](image, image.clone(), Settings())
-        assert term.map(term.moving).abs().max() < 1e-9
-        assert term.gradient(term.moving).abs().max() < 1e-9
+        assert term.map(term.moving).abs().max() < 1e-8
+        assert term.gradient(term.moving).abs().max() < 1e-8
 
 
 def test_ncc_averages_channels():
@@ -107,14 +107,15 @@ def test_ncc_averages_channels():
     assert float(ncc(fixed, moved)) == pytest.approx(np.mean(each))
 
 
-def test_ncc_equals_monai_inside():
+def test_ncc_equals_monai_inside(monkeypatch):
     from monai.losses import LocalNormalizedCrossCorrelationLoss
 
+    monkeypatch.setattr("imagingai.registration.intensity.EPSILON", 1e-8)  # MONAI's floor is next to nothing
     fixed, moved = (image.float() for image in random_pair((12, 12, 12)))
     theirs = LocalNormalizedCrossCorrelationLoss(kernel_size=5, reduction="none", smooth_nr=0, smooth_dr=1e-8)(moved, fixed)
     inner = (..., slice(2, -2), slice(2, -2), slice(2, -2))
     ours = similarity_map("ncc", fixed, moved, Settings(radius=2)) - 1
-    np.testing.assert_allclose(ours[inner], theirs[inner], atol=5e-3)
+    np.testing.assert_allclose(ours[inner], theirs[inner], atol=1e-4)
 
 
 def entropy(p):
