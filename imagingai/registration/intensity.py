@@ -125,7 +125,7 @@ class PatchCorrelation:
         mean = self._averaged(m, begin, end)
         variance = self._averaged(m * m, begin, end).addcmul_(mean, mean, value=-1).clamp_(min=0).add_(EPSILON)
         covariance = self._averaged(f * m, begin, end).addcmul_(self.mean[:, :, begin:end], mean, value=-1)
-        return mean, variance, covariance.add_(torch.where(covariance < 0, -EPSILON, EPSILON))
+        return mean, variance, covariance.add_(torch.copysign(covariance.new_tensor(EPSILON), covariance))
 
     def _averaged(self, image: Tensor, begin: int, end: int) -> Tensor:
         """Mean over the part of the window inside the image, from the planes that the slab sees."""
