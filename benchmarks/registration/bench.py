@@ -26,7 +26,6 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "2")
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import binary_fill_holes, map_coordinates
 
 sys.path.insert(0, str(Path(__file__).parent))
 from peers import PEERS, voxel_grid
@@ -47,6 +46,8 @@ COLUMNS = {
 
 def measure(pairs: Path, pair: str, displacement: np.ndarray) -> dict[str, float]:
     """Overlap, surface distance, smoothness of one displacement (voxels)."""
+    from scipy.ndimage import binary_fill_holes, map_coordinates
+
     from imagingai.metrics import dice, hd95
 
     read = lambda kind: nib.load(pairs / f"{pair}_{kind}.nii.gz")  # noqa: E731

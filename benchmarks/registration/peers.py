@@ -23,10 +23,16 @@ def voxel_grid(shape: tuple[int, ...]) -> np.ndarray:
 def lps_to_voxels(displacement: np.ndarray, fixed: str, moving: str) -> np.ndarray:
     """From an ITK displacement (X, Y, Z, 3) in LPS mm to voxels of the moving image."""
     lps = np.diag([-1, -1, 1, 1.0])
-    from_fixed, to_moving = lps @ nib.load(fixed).affine, np.linalg.inv(lps @ nib.load(moving).affine)
+    return mm_to_voxels(displacement, lps @ nib.load(fixed).affine, lps @ nib.load(moving).affine)
+
+
+def mm_to_voxels(displacement: np.ndarray, fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """A displacement (X, Y, Z, 3) in mm as one in voxels; fixed, moving: the affines of the images."""
+    total = np.linalg.inv(moving) @ fixed
+    to_moving = np.linalg.inv(moving)[:3, :3].astype(np.float32)
+    change = (total[:3, :3] - np.eye(3)).astype(np.float32)
     voxels = voxel_grid(displacement.shape[:3])
-    points = voxels @ from_fixed[:3, :3].T + from_fixed[:3, 3] + displacement
-    return points @ to_moving[:3, :3].T + to_moving[:3, 3] - voxels
+    return displacement @ to_moving.T + voxels @ change.T + total[:3, 3].astype(np.float32)
 
 
 def read_itk(path: str, fixed: str, moving: str) -> np.ndarray:
@@ -52,10 +58,7 @@ def imagingai(fixed: str, moving: str, threads: int, preset: str = "default", **
     config = RegistrationConfig(**{"alignment": "none", "device": "cpu", **PRESETS[preset], **settings})
     result = register(fixed_image, moving_image, config)
     displacement = to_displacement(result.transform, fixed_image).data.transpose(1, 2, 3, 0)
-    from_fixed, to_moving = fixed_image.affine, np.linalg.inv(moving_image.affine)
-    voxels = voxel_grid(displacement.shape[:3])
-    points = voxels @ from_fixed[:3, :3].T + from_fixed[:3, 3] + displacement
-    return points @ to_moving[:3, :3].T + to_moving[:3, 3] - voxels
+    return mm_to_voxels(displacement, fixed_image.affine, moving_image.affine)
 
 
 def _ants(fixed: str, moving: str, threads: int, kind: str = "SyNOnly", aligned: bool = True, **settings) -> np.ndarray:
