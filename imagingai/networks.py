@@ -23,7 +23,7 @@ class UNet(nn.Module):
     def __init__(self, dimension: int, channels: tuple[int, ...], outputs: int, skips: bool = True) -> None:
         super().__init__()
         conv = CONV[dimension]
-        pairs = list(zip((1, *channels), channels))
+        pairs = list(zip((1, *channels), channels, strict=False))
         self.skips, self.outputs, self.dimension = skips, outputs, dimension
         self.stages = nn.ModuleList(
             nn.Sequential(_Block(dimension, i, o, kernel=4, stride=2), _Block(dimension, o, o, kernel=3, stride=1)) for i, o in pairs
@@ -46,7 +46,7 @@ class UNet(nn.Module):
     def decode(self, levels: list[Tensor]) -> list[Tensor]:
         """Output of every decoder stage, coarse to fine; the last has half the size of the image."""
         x, outputs = levels[-1], []
-        for merge, block, skip in zip(self.merges, self.decoder, levels[-2::-1]):
+        for merge, block, skip in zip(self.merges, self.decoder, levels[-2::-1], strict=True):
             x = F.interpolate(merge(x), scale_factor=2.0)
             x = block(x + skip if self.skips else x)
             outputs.append(x)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imagingai.errors import InputError
 from imagingai.synthesis.appearance import degrade, random_contrast
-from imagingai.synthesis.geometry import Random, random_points, sample, uniform
+from imagingai.synthesis.geometry import random_points, sample, uniform
 from imagingai.volume import load
 
 CLASSES = (
