@@ -123,6 +123,7 @@ class _Level:
 
     def __init__(self, comparisons: Sequence[Comparison], limits: Limits, config: RegistrationConfig, factor: int, spacing: float) -> None:
         self.config, self.finest, self.device = config, factor == 1, comparisons[0].fixed.device
+        self.force_smoothing = config.force_smoothing if self.finest else config.coarse_force_smoothing
         radius = max(1, round(REACH / (factor * spacing)))
         images = [(shrink(c.fixed, factor), shrink(c.moving, factor)) for c in comparisons]
         self.shape = images[0][0].shape[2:]
@@ -143,14 +144,18 @@ class _Level:
         step = _Step(self.config)
         for iteration in range(count):
             report(iteration / count)
-            force = self.force(self.forward, self.displacement(field), *self.masks)
-            if self.backward:
-                force = (force - self.force(self.backward, exponential(-field), *self.masks[::-1])).mul_(0.5)
-            update = step.take(gaussian(force, self.config.force_smoothing if self.finest else self.config.coarse_force_smoothing))
+            update = step.take(gaussian(self.both_forces(field), self.force_smoothing))
             field = compose(field, update) if self.config.deformation == "displacement" else field.add_(update)
             field = regularize(field, self.config, self.finest)
             field = field if self.rigid is None else self.rigid.project(field)
         return field
+
+    def both_forces(self, field: Tensor) -> Tensor:
+        """The force on the moving image; with `symmetric` the mean of it and minus the force on the fixed one."""
+        force = self.force(self.forward, self.displacement(field), *self.masks)
+        if self.backward:
+            force = force.sub_(self.force(self.backward, exponential(-field), *self.masks[::-1])).mul_(0.5)
+        return force
 
     def force(self, terms: list[tuple[float, Term]], displacement: Tensor, fixed_mask: Tensor | None, moving_mask: Tensor | None) -> Tensor:
         """Where every voxel is pulled: minus the gradient of the similarity; summands balanced at the first iteration."""
@@ -185,16 +190,17 @@ class _Step:
         self.config, self.count, self.mean, self.square = config, 0, None, None
 
     def take(self, force: Tensor) -> Tensor:
+        """The next step (1, D, *grid); `force` gives its memory to it."""
         if self.mean is None:
             self.mean, self.square = torch.zeros_like(force), torch.zeros_like(force)
         self.count += 1
         one, two = (1 - beta**self.count for beta in BETA)
         self.mean.mul_(BETA[0]).add_(force, alpha=1 - BETA[0])
         self.square.mul_(BETA[1]).addcmul_(force, force, value=1 - BETA[1])
-        size = (self.square / two).sqrt_()
+        size = torch.div(self.square, two, out=force).sqrt_()
         typical = max(float(size.mean()), FAINT)
-        step = self.mean / size.add_(self.config.floor * typical).mul_(one)
         coherence = float(self.mean.abs().mean()) / one / typical
+        step = torch.div(self.mean, size.add_(self.config.floor * typical).mul_(one), out=size)
         step *= min(1.0, (coherence / self.config.coherence) ** 3) if self.config.coherence else 1.0
         return step.mul_(self.config.step / max(1.0, float(step.norm(dim=1).max())))
 

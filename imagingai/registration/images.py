@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from imagingai.metrics import common_labels
 from imagingai.registration.config import RegistrationConfig
-from imagingai.transform import Transform, warp
+from imagingai.transform import Affine, Transform, warp
 from imagingai.volume import Volume, resample_like
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Images:
     def moving_mask(self) -> Tensor | None:
         """What counts of the moving image: its mask, and the part of the grid that it covers; None if that is everything."""
         moving, mask = self.given["moving"], self.bring("moving_mask")
+        if isinstance(self.linear, Affine) and _covers(moving, self.linear, self.grid):
+            return mask
         ones = Volume(np.broadcast_to(np.uint8(1), moving.data.shape), moving.affine)
         covered = to_tensor(warp(ones, self.linear, self.grid, interpolation="nearest"), self.device)
         if bool((covered > 0).all()):
@@ -55,6 +58,14 @@ class Images:
         values = common_labels(*(self.given[name].data for name in names))
         fixed, moving = (torch.cat([(self.bring(name) == value).float() for value in values], 1) for name in names)
         return fixed, moving
+
+
+def _covers(moving: Volume, linear: Affine, grid: Volume) -> bool:
+    """Whether all of the grid is mapped into the moving image: an affine transform is there as soon as its corners are."""
+    corners = np.array(list(product(*[(0, n - 1) for n in grid.shape])), float).T
+    index = np.linalg.inv(moving.affine) @ linear.matrix @ grid.affine @ np.vstack([corners, np.ones(corners.shape[1])])
+    size = np.array(moving.shape)[:, None]
+    return bool(np.all((index[:3] > -0.5) & (index[:3] < size - 0.5)))
 
 
 def work_grid(fixed: Volume, config: RegistrationConfig) -> Volume:
