@@ -94,6 +94,18 @@ TASKS: dict[str, Task] = {
         run="imagingai.registration.task:evaluate_files",
         example="imagingai evaluate --transform t.h5 --fixed a.nii.gz --fixed-labels l.nii.gz --moving-labels m.nii.gz --output eval/",
     ),
+    "train-features": Task(
+        help="Train the feature extractor of deepsim on your images, on label maps, or on random shapes.",
+        inputs=(
+            Input("images", "Folder of images, all 2-D or all 3-D."),
+            Input("labels", "Folder of label maps with the names of the images."),
+            Input("label_maps", "Folder of FreeSurfer-style label maps of heads; images of any contrast are made from them."),
+        ),
+        config="imagingai.features.config:TrainFeaturesConfig",
+        run="imagingai.features.task:train_features",
+        output="file",
+        example="imagingai train-features --images scans/ --kind ae --dimension 3 --steps 2000 --output mine.safetensors",
+    ),
 }
 
 

@@ -206,4 +206,4 @@ def _deepsim_settings(name: str, fixed: Tensor, config: RegistrationConfig) -> S
 
     weights = config.features or f"{'brain3d' if fixed.ndim == 5 else 'general2d'}_{name.removeprefix('deepsim_')}"
     first = config.deepsim_order == "extract-warp"
-    return Settings(features=extractor(weights, fixed.device), levels=config.deepsim_levels, extract_first=first)
+    return Settings(features=extractor(weights, fixed.ndim - 2, fixed.device), levels=config.deepsim_levels, extract_first=first)
