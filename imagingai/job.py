@@ -82,8 +82,9 @@ def run(folder: Path, report: Report = ignore) -> dict[str, Any]:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         values = _run_task(job, partial, _stoppable(folder, report))
-        result = {"state": "done", **values, **_circumstances(job, began, cpu)}
-        for file in sorted(partial.iterdir()):
+        files = sorted(partial.iterdir())
+        result = {"state": "done", "outputs": [file.name for file in files], **values, **_circumstances(job, began, cpu)}
+        for file in files:
             os.replace(file, folder / file.name)
     except ImagingAIError as error:
         state = "cancelled" if isinstance(error, Cancelled) else "failed"

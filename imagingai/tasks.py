@@ -100,11 +100,11 @@ TASKS: dict[str, Task] = {
             Input("images", "Folder of images, all 2-D or all 3-D."),
             Input("labels", "Folder of label maps with the names of the images."),
             Input("label_maps", "Folder of FreeSurfer-style label maps of heads; images of any contrast are made from them."),
+            Input("initial", "Weights to go on from (.safetensors)."),
         ),
         config="imagingai.features.config:TrainFeaturesConfig",
-        run="imagingai.features.task:train_features",
-        output="file",
-        example="imagingai train-features --images scans/ --kind ae --dimension 3 --steps 2000 --output mine.safetensors",
+        run="imagingai.features.task:run",
+        example="imagingai train-features --images scans/ --kind ae --steps 2000 --output mine/",
     ),
 }
 

@@ -38,7 +38,7 @@ def write_files(inputs, config, folder, report):
         (folder / f"{number}.txt").write_text(inputs["source"].read_text())
         if config.fail:
             raise FAILURES[config.fail]()
-    return {"outputs": [f"{number}.txt" for number in range(config.count)]}
+    return {"count": config.count}
 
 
 @pytest.fixture
@@ -64,7 +64,12 @@ def test_a_job_writes_its_files_and_a_result_that_can_be_repeated(folder):
     assert names(folder) == ["0.txt", "1.txt", "job.json", "result.json"]
     assert (folder / "1.txt").read_text() == "hello"
     assert json.loads((folder / "result.json").read_text()) == result
-    assert result["state"] == "done" and result["job"]["config"] == {"count": 2} and result["cpu_seconds"] >= 0
+    assert (
+        result["state"] == "done"
+        and result["outputs"] == ["0.txt", "1.txt"]
+        and result["job"]["config"] == {"count": 2}
+        and result["cpu_seconds"] >= 0
+    )
     assert seen == [(0.0, "Starting"), (0.0, "file 0"), (0.5, "file 1")]
 
 

@@ -191,7 +191,7 @@ def _prepare(
     """How to build the `Term` of a similarity on any grid, and the full-size channels of both images that go into it."""
     settings = Settings()
     if name.startswith("deepsim"):
-        settings = _deepsim_settings(name, fixed, config)
+        settings = _deepsim_settings(name, fixed, float(images.grid.spacing[0]), config)
         if settings.extract_first:
             first, second, sizes = warpable_features(fixed, moving, settings)
             return (lambda a, b, radius: WarpedFeatureCosine(a, b, sizes)), first, second
@@ -200,10 +200,10 @@ def _prepare(
     return (lambda a, b, radius: SIMILARITIES[name](a, b, replace(settings, radius=radius))), fixed, moving
 
 
-def _deepsim_settings(name: str, fixed: Tensor, config: RegistrationConfig) -> Settings:
+def _deepsim_settings(name: str, fixed: Tensor, spacing: float, config: RegistrationConfig) -> Settings:
     """The extractor that the config names, or the shipped one for 2-D or 3-D."""
     from imagingai.registration.features import extractor
 
     weights = config.features or f"{'brain3d' if fixed.ndim == 5 else 'general2d'}_{name.removeprefix('deepsim_')}"
     first = config.deepsim_order == "extract-warp"
-    return Settings(features=extractor(weights, fixed.ndim - 2, fixed.device), levels=config.deepsim_levels, extract_first=first)
+    return Settings(features=extractor(weights, fixed.device, spacing), levels=config.deepsim_levels, extract_first=first)

@@ -49,7 +49,7 @@ def register_files(inputs: dict[str, Path], config: RegistrationConfig, folder: 
         settings = {"fixed": inputs["fixed"].name, "moving": inputs["moving"].name, **vars(config)}
         _write_page(result, start, found, reference, settings, folder)
     report(1.0, "Done")
-    return _result(found, reference, folder)
+    return _result(found, reference)
 
 
 DISPLACEMENT = {2: "displacement.nrrd", 3: "displacement.nii.gz"}  # ITK loses the plane of a one-slice NIfTI field
@@ -90,9 +90,8 @@ def _write_page(
     )
 
 
-def _result(found: dict[str, Any], reference: Reference, folder: Path) -> dict[str, Any]:
-    outputs = sorted(file.name for file in folder.iterdir())
-    return {"metrics": found, "summary": summary(found), "outputs": outputs, "table": table_text(found, reference.names)}
+def _result(found: dict[str, Any], reference: Reference) -> dict[str, Any]:
+    return {"metrics": found, "summary": summary(found), "table": table_text(found, reference.names)}
 
 
 def apply_files(inputs: dict[str, Path], config: ApplyConfig, folder: Path, report: Report) -> dict[str, Any]:
@@ -110,7 +109,7 @@ def apply_files(inputs: dict[str, Path], config: ApplyConfig, folder: Path, repo
             raise InputError("--fixed is missing: the image whose grid the result gets.")
         save(warp(load(inputs["moving"]), transform, fixed, interpolation=config.interpolation, fill=config.fill), folder / config.name)
     report(1.0, "Done")
-    return {"outputs": [config.name]}
+    return {}
 
 
 def invert_files(inputs: dict[str, Path], config: InvertConfig, folder: Path, report: Report) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def invert_files(inputs: dict[str, Path], config: InvertConfig, folder: Path, re
     save_transform(inverse, folder / config.name)
     report(1.0, "Done")
     text = f"Inverse consistency: mean {error['mean']:.3f} mm, 95 % below {error['p95']:.3f} mm, at most {error['max']:.3f} mm"
-    return {"outputs": [config.name], "metrics": {"inverse_consistency": error}, "table": text}
+    return {"metrics": {"inverse_consistency": error}, "table": text}
 
 
 def evaluate_files(inputs: dict[str, Path], config: EvaluateConfig, folder: Path, report: Report) -> dict[str, Any]:
@@ -139,4 +138,4 @@ def evaluate_files(inputs: dict[str, Path], config: EvaluateConfig, folder: Path
         found["inverse_consistency"] = invert(transform, fixed)[1]
     save(jacobian, folder / "jacobian.nii.gz")
     report(1.0, "Done")
-    return _result(found, reference, folder)
+    return _result(found, reference)

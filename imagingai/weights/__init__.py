@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,40 +21,52 @@ def shipped() -> list[str]:
     return sorted(file.stem for file in FOLDER.glob("*.safetensors"))
 
 
-def save_network(network: UNet, path: Path, facts: Mapping[str, Any]) -> None:
-    """Write weights in half precision with what they are: network, kind, dimension, outputs (needed), and any other facts."""
+@dataclass(frozen=True)
+class Description:
+    """What weights are for. kind: seg or ae; classes: the outputs; spacing: mm of the images it was trained on, 0: any."""
+
+    network: str
+    kind: str
+    dimension: int
+    classes: tuple[str, ...]
+    spacing: float = 0.0
+
+
+def save_weights(path: Path, network: UNet, description: Description) -> None:
+    """Write the weights in half precision, with their description and a checksum."""
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, path, {"facts": json.dumps({**facts, "sha256": _digest(tensors)})})
+    save_file(tensors, path, {"imagingai": json.dumps({**asdict(description), "sha256": _digest(tensors)})})
 
 
-def load_network(name: str, device: torch.device | str = "cpu") -> tuple[UNet, dict[str, Any]]:
-    """The network of a file (.safetensors) or of a shipped name, frozen, and its facts.
+def load_weights(name: str | Path) -> tuple[UNet, Description]:
+    """The network of a file (.safetensors) or of a shipped name, frozen, on the CPU, and what it is for.
 
-    Raises `WeightsError` if it is missing, broken, or not made by `save_network`.
+    Raises `WeightsError` if the file is missing, broken, or not made by `save_weights`.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(name) if name.endswith(".safetensors") else FOLDER / f"{name}.safetensors"
+    path = Path(name) if str(name).endswith(".safetensors") else FOLDER / f"{name}.safetensors"
     if not path.exists():
         raise WeightsError(f"There are no weights {name}. Shipped are {', '.join(shipped()) or 'none'}; or give a .safetensors file.")
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "null"))
+            facts = json.loads((file.metadata() or {}).get("imagingai", "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError, OSError) as error:
         raise WeightsError(f"The weights {path} cannot be read ({error}). Copy or download the file again.") from None
     if not isinstance(facts, dict) or facts.get("network") not in NETWORKS:
         raise WeightsError(f"{path} holds no network of ImagingAI. Take a file that imagingai train-features wrote.")
-    if facts["sha256"] != _digest(tensors):
+    if facts.pop("sha256") != _digest(tensors):
         raise WeightsError(f"The weights {path} are damaged: their checksum does not fit. Copy or download the file again.")
-    network = build(facts["network"], facts["kind"], facts["dimension"], facts["outputs"])
+    description = Description(**{**facts, "classes": tuple(facts["classes"])})
+    network = build(description.network, description.kind, description.dimension, len(description.classes))
     try:
         network.load_state_dict({key: value.float() for key, value in tensors.items()})
     except RuntimeError as error:
         raise WeightsError(f"The weights {path} do not fit their network: {str(error).splitlines()[-1].strip()}.") from None
-    return network.to(device).eval().requires_grad_(False), facts
+    return network.eval().requires_grad_(False), description
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
