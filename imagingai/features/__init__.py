@@ -1,1 +1,1 @@
-"""Training of feature extractors."""
+"""Training of feature extractors for deepsim (Czolbe et al. 2023, paper 1): segmentation networks and auto-encoders."""

@@ -1,34 +1,49 @@
-"""The feature extractors of deepsim: encoder levels of a frozen network (Czolbe et al., paper 1, section 3.2)."""
+"""Feature extractors of deepsim: an image in, a pyramid of features out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from imagingai.errors import WeightsError
-from imagingai.networks import pad_to_multiple
 from imagingai.synthesis.appearance import normalize
-from imagingai.weights import load_network
+from imagingai.synthesis.geometry import LINEAR
+from imagingai.weights import load_weights
+
+Features = Callable[[Tensor], list[Tensor]]  # image (1, 1, *grid) -> levels (1, C, *coarser grid)
 
 
-def extractor(name: str, dimension: int, device: torch.device | str = "cpu") -> Callable[[Tensor], list[Tensor]]:
-    """A function image (1, 1, *grid) -> encoder levels (1, C, *grid / 2), (1, C', *grid / 4) ..., differentiable.
+def extractor(name: str | Path, device: torch.device | str = "cpu", spacing: float = 0.0) -> Features:
+    """The encoder of shipped weights (`brain3d_seg`, ...) or of a file of `imagingai train-features`.
 
-    name: shipped weights or a file. The border is repeated to a multiple of the coarsest stride; what hangs over is cut.
-    Raises `WeightsError` if the network was made for another number of dimensions.
+    It takes an image of any gray values, (1, 1, X, Y[, Z]) with `spacing` mm between voxels (0: unknown), and brings it
+    to the spacing that the network knows. Level k has cells of 2 ** k of its voxels. Differentiable.
+    Raises `WeightsError` if the weights are missing, broken, or for images of another dimension.
     """
-    network, facts = load_network(name, device)
-    if facts["dimension"] != dimension:
-        raise WeightsError(
-            f"The extractor {name} is for {facts['dimension']}-D images, these are {dimension}-D. Choose another with --features."
-        )
+    network, description = load_weights(name)
+    network = network.to(device)
+    factor = spacing / description.spacing if spacing and description.spacing else 1.0
 
     def extract(image: Tensor) -> list[Tensor]:
-        grid = image.shape[2:]
-        levels = network.encode(pad_to_multiple(normalize(image), 2 ** len(network.stages)))
-        cut = [tuple(slice(0, max(1, -(-n // 2**depth))) for n in grid) for depth in range(1, len(levels) + 1)]
-        return [level[(..., *part)] for level, part in zip(levels, cut, strict=True)]
+        if image.dim() - 2 != description.dimension:
+            raise WeightsError(f"The features {str(name)!r} are for {description.dimension}-D images, not {image.dim() - 2}-D ones.")
+        return network.encode(normalize(fit(image, factor)))
 
     return extract
+
+
+def fit(image: Tensor, factor: float = 1.0, multiple: int = 8) -> Tensor:
+    """About `factor` times as many voxels over the same field of view, a multiple along every axis.
+
+    Resizing rather than padding, so that the cells of every level cover exactly the image.
+    """
+    size = [max(multiple, round(n * factor / multiple) * multiple) for n in image.shape[2:]]
+    if size == list(image.shape[2:]):
+        return image
+    if factor < 0.7:
+        return F.interpolate(image, size=size, mode="area")
+    return F.interpolate(image, size=size, mode=LINEAR[image.dim() - 2], align_corners=False)
