@@ -7,8 +7,8 @@ rigid; t is the Fisher-scored Newton step of the mean log-likelihood ratio (the 
 its Hessian; Berndt, Hall, Hall & Hausman, Ann. Econ. Soc. Meas. 3, 1974), with a step length that adapts.
 
 The points come from the image with the smaller foreground. Scans where both show the same (two heads, two brains) are
-compared there and around it, a brain without skull and a head only inside; both ways are searched and what the two
-foregrounds share decides.
+compared there and around it, a brain without skull and a head only inside. In doubt both ways are searched; what the
+insides share picks the winner.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from imagingai.errors import InputError
 from imagingai.job import Report, ignore
 from imagingai.registration.config import RegistrationConfig
 from imagingai.registration.information import MEASURES, Measure
+from imagingai.registration.linear import apply, bring, moves_of, planes, rotation, small_map, without_scales
 from imagingai.registration.scans import Samples, Scan, draw, mean_size, prepare
 from imagingai.volume import Volume
 
@@ -39,7 +40,8 @@ TRIED = 1000  # sample points that score a start
 STARTS = 400  # best starts among which distinct ones are chosen
 SIEVE = ((0, 2, 48, 3), (0, 1, 24, 6), (1, 3, 12, 6), (1, 2, 3, 10))  # resolution, every so many samples, states kept, steps
 FEWEST = 50  # sample points
-SMALLER = 0.85  # the moving image gives the samples if its foreground is smaller than this part of the fixed one's
+LEAST_OVERLAP = 0.01  # part of the samples that must meet the other image
+SMALLER = 0.85  # ratio of volumes below which one foreground is clearly smaller than the other
 CLEAR = 0.6  # a second best state below this part of the best leaves no doubt
 UNLIKE = 1.35  # ratio of the foregrounds from which on scans do not show the same
 SOUND = (0.3, 3.0)  # change of volume that an affine result may make
@@ -68,10 +70,10 @@ def align(
     report(0.0, "Aligning: reading the images")
     one, two = prepare(fixed, fixed_mask, size, device), prepare(moving, moving_mask, size, device)
     if config.alignment == "center":
-        return _moving_to(one.center_of_mass, two.center_of_mass, np.eye(3))
+        return bring(one.center_of_mass, two.center_of_mass, np.eye(3))
     if two.volume >= SMALLER * one.volume:
-        return _align(_Pair(one, two, *_planes(fixed, moving), size, config), start, report)
-    pair = _Pair(two, one, *_planes(moving, fixed), size, config)
+        return _align(_Pair(one, two, *planes(fixed, moving), size, config), start, report)
+    pair = _Pair(two, one, *planes(moving, fixed), size, config)
     return np.linalg.inv(_align(pair, None if start is None else np.linalg.inv(start), report))
 
 
@@ -108,13 +110,15 @@ class _State:
 
 def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
     matrix = _search(pair, report) if start is None else start
+    samples = pair.samples(0, False)
+    if float(samples.met(samples.moved(matrix[None]))[1].mean()) < LEAST_OVERLAP:
+        raise InputError("The images do not overlap where the alignment starts. Correct --initial or the masks, or leave them out.")
     report(0.6, "Aligning: refining")
     result = _refine_finely(pair, matrix, pair.config.alignment)
-    change = abs(np.linalg.det(result[:3, :3]))
-    if pair.config.alignment == "affine" and start is None and not SOUND[0] < change < SOUND[1]:
+    change = abs(np.linalg.det(result[:3, :3]) / (1.0 if start is None else np.linalg.det(start[:3, :3])))
+    if pair.config.alignment == "affine" and not SOUND[0] < change < SOUND[1]:
         log.warning("The affine alignment would change the volume by a factor of %.2g; the rigid one is used.", change)
-        rigid = _orthogonal(matrix, pair.scan.center_of_mass)
-        result = _refine_finely(pair, rigid, "rigid")
+        result = _refine_finely(pair, without_scales(matrix, pair.scan.center_of_mass) if start is None else start, "rigid")
     report(1.0, "Aligned")
     return result
 
@@ -124,7 +128,7 @@ def _search(pair: _Pair, report: Report) -> np.ndarray:
     report(0.1, "Aligning: searching")
     found = _sieved(pair, False)
     clear = len(found) == 1 or found[1].score < CLEAR * found[0].score
-    if not clear or _differ(pair, found[0].matrix):
+    if not clear or pair.scan.volume < SMALLER * pair.other.volume or _differ(pair, found[0].matrix):
         report(0.35, "Aligning: searching inside")
         found += _sieved(pair, True)
     judge = pair.samples(1, True).thinned(2)
@@ -159,7 +163,7 @@ def _scan_starts(pair: _Pair, samples: Samples) -> list[_State]:
     starts = [(*center, turn) for center in centers for turn in turns]
     starts += [(one, two + pair.turn @ shift, turns[i % len(turns)]) for i, shift in enumerate(shifts)]
     normal = pair.turn @ pair.axes[:, 2] if pair.dimension == 2 else np.zeros(3)
-    matrices = np.stack([_moving_to(a, b - normal * (normal @ (b - two)), pair.turn @ turn) for a, b, turn in starts])
+    matrices = np.stack([bring(a, b - normal * (normal @ (b - two)), pair.turn @ turn) for a, b, turn in starts])
     some, measure = samples.thinned(max(1, len(samples.points) // TRIED)), MEASURES[pair.config.alignment_similarity]
     scores = np.concatenate([_score(some, matrices[i : i + 64], measure) for i in range(0, len(matrices), 64)])
     return [_State(matrices[i], scores[i]) for i in np.argsort(-scores, kind="stable")[:STARTS]]
@@ -170,14 +174,14 @@ def _rotations(pair: _Pair) -> list[np.ndarray]:
     reach = int(pair.config.alignment_range // SPACING)
     turns = itertools.product(range(-reach, reach + 1), repeat=3 if pair.dimension == 3 else 1)
     vectors = [np.deg2rad(SPACING) * (np.array(t) if pair.dimension == 3 else t[0] * pair.axes[:, 2]) for t in turns]
-    return [_rotation(v) for v in vectors if np.linalg.norm(v) <= np.deg2rad(pair.config.alignment_range) + 1e-9]
+    return [rotation(v) for v in vectors if np.linalg.norm(v) <= np.deg2rad(pair.config.alignment_range) + 1e-9]
 
 
 def _distinct(states: Sequence[_State], samples: Samples, count: int) -> list[_State]:
     """The best states that map the samples at least one step of their resolution apart."""
     points, kept = samples.points[:: max(1, len(samples.points) // 200)].double().cpu().numpy(), []
     for state in sorted(states, key=lambda s: -s.score):
-        where = _apply(state.matrix, points)
+        where = apply(state.matrix, points)
         if all(np.linalg.norm(where - other, axis=1).mean() > samples.spacing for _, other in kept):
             kept.append((state, where))
         if len(kept) == count:
@@ -210,13 +214,13 @@ def _refine(
     """Newton steps of the information with the outer product of the scores as Hessian, none longer than two voxels."""
     center = samples.points.double().mean(0).cpu().numpy()
     radius = float((samples.points - torch.as_tensor(center).to(samples.points)).square().sum(1).mean().sqrt())
-    moves, measure, length = _moves(kind, pair.axes, pair.dimension, radius), MEASURES[pair.config.alignment_similarity], 2.0
+    moves, measure, length = moves_of(kind, pair.axes, pair.dimension, radius), MEASURES[pair.config.alignment_similarity], 2.0
     best, by_place = _evaluate(samples, matrix, measure, power)
     newton = _newton(samples, matrix, by_place, center, moves)
     for _ in range(steps):
         step = length * newton
         step /= max(1.0, np.linalg.norm(step) / (2 * samples.spacing))
-        trial = matrix @ _small_map(moves @ step, center)
+        trial = matrix @ small_map(moves @ step, center)
         score, by_place = _evaluate(samples, trial, measure, power)
         if score > best:
             matrix, best, length = trial, score, min(2 * length, 8.0)
@@ -257,57 +261,3 @@ def _newton(samples: Samples, matrix: np.ndarray, by_place: Tensor, center: np.n
     hessian = len(each) * moves.T @ outer @ moves
     hessian += (1e-3 * np.trace(hessian) / len(hessian) + 1e-12) * np.eye(len(hessian))
     return np.linalg.solve(hessian, moves.T @ slope)
-
-
-def _moves(kind: str, axes: np.ndarray, dimension: int, radius: float) -> np.ndarray:
-    """(12, K): shift (3) and linear map (9, row by row) of the K ways to move; about 1 mm of motion each."""
-    unit, pairs = axes.T[:dimension], list(itertools.combinations(axes.T[:dimension], 2))
-    linear = [np.outer(b, a) - np.outer(a, b) for a, b in pairs]
-    if kind == "similarity":
-        linear.append(sum(np.outer(a, a) for a in unit))
-    if kind == "affine":
-        linear += [np.outer(a, a) for a in unit] + [np.outer(b, a) + np.outer(a, b) for a, b in pairs]
-    return np.array([*(np.append(a, np.zeros(9)) for a in unit), *(np.append(np.zeros(3), m.ravel() / radius) for m in linear)]).T
-
-
-def _small_map(move: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """exp of a move (12,), about the center."""
-    generator = np.zeros((4, 4))
-    generator[:3, 3], generator[:3, :3] = move[:3], move[3:].reshape(3, 3)
-    there = _moving_to(np.zeros(3), center, np.eye(3))
-    return there @ torch.linalg.matrix_exp(torch.from_numpy(generator)).numpy() @ np.linalg.inv(there)
-
-
-def _planes(fixed: Volume, moving: Volume) -> tuple[np.ndarray, np.ndarray, int]:
-    """The axes to move along, the rotation that brings the plane of a slice into that of the other, the dimension."""
-    if fixed.ndim == 3:
-        return np.eye(3), np.eye(3), 3
-    axes, normal = np.linalg.qr(fixed.direction)[0], np.linalg.qr(moving.direction)[0][:, 2]
-    normal = normal if normal @ axes[:, 2] >= 0 else -normal
-    across, cosine = np.cross(axes[:, 2], normal), np.clip(axes[:, 2] @ normal, -1, 1)
-    length = np.linalg.norm(across)
-    return axes, _rotation(across / length * np.arccos(cosine)) if length > 1e-9 else np.eye(3), 2
-
-
-def _rotation(vector: np.ndarray) -> np.ndarray:
-    """Rotation (3, 3) about a vector by its length in radians (Rodrigues)."""
-    angle = np.linalg.norm(vector)
-    cross = np.cross(np.eye(3), -vector / max(angle, 1e-12))
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-def _moving_to(point: np.ndarray, target: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """(4, 4): rotate about a point and bring it to the target."""
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = turn, target - turn @ point
-    return matrix
-
-
-def _orthogonal(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """The matrix without its scales and shears; the point keeps its place."""
-    left, _, right = np.linalg.svd(matrix[:3, :3])
-    return _moving_to(point, _apply(matrix, point), left @ right)
-
-
-def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ matrix[:3, :3].T + matrix[:3, 3]

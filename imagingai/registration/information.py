@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BINS = 32
+FEW_BINS, MANY_BINS = 32, 64  # of a histogram of few or of many samples; many have the smaller bias to rare values
+MANY = 15_000
 
 
 class Information(NamedTuple):
@@ -31,19 +32,20 @@ Measure = Callable[[Tensor, Tensor, Tensor], Information]
 
 def mutual_information(fixed: Tensor, moving: Tensor, weight: Tensor) -> Information:
     """fixed (N,), moving and weight (M, N), values in 0..1. Any relation counts."""
-    low = (moving * (BINS - 1)).floor().clamp_(0, BINS - 2)
-    rest, row = moving * (BINS - 1) - low, (fixed * (BINS - 1)).round().long()
-    cell = torch.arange(len(moving), device=fixed.device)[:, None] * BINS**2 + row * BINS + low.long()
+    bins = MANY_BINS if len(fixed) >= MANY else FEW_BINS
+    low = (moving * (bins - 1)).floor().clamp_(0, bins - 2)
+    rest, row = moving * (bins - 1) - low, (fixed * (bins - 1)).round().long()
+    cell = torch.arange(len(moving), device=fixed.device)[:, None] * bins**2 + row * bins + low.long()
     shares = (torch.stack([weight * (1 - rest), weight * rest]) * 2.0**20).round_().double()
     # sums of whole numbers do not depend on their order: the result is the same on every run, also on a GPU
-    histogram = torch.bincount(torch.stack([cell, cell + 1]).flatten(), shares.flatten(), len(moving) * BINS**2).view(-1, BINS, BINS)
-    smooth = _smoothing(fixed.device)
+    histogram = torch.bincount(torch.stack([cell, cell + 1]).flatten(), shares.flatten(), len(moving) * bins**2).view(-1, bins, bins)
+    smooth = _smoothing(bins, fixed.device)
     joint = smooth @ (histogram / histogram.sum((1, 2), keepdim=True).clamp(min=1)) @ smooth.T + 1e-12
     ratio = torch.log(joint / (joint.sum(1, keepdim=True) * joint.sum(2, keepdim=True)))
     value = (joint * ratio).sum((1, 2))
     ratio = (smooth.T @ ratio @ smooth).flatten().float()
     here, next_ = ratio[cell], ratio[cell + 1]
-    slope = (next_ - here) * (BINS - 1)
+    slope = (next_ - here) * (bins - 1)
     return Information(value, slope, here + rest * (next_ - here) - value[:, None].float())
 
 
@@ -61,12 +63,12 @@ def correlation(fixed: Tensor, moving: Tensor, weight: Tensor) -> Information:
 
 
 @lru_cache
-def _smoothing(device: torch.device) -> Tensor:
-    """(BINS, BINS): the binomial window 1 4 6 4 1, which keeps the sum; it turns the linear Parzen window into a smooth one."""
-    bins, matrix = torch.arange(BINS), torch.zeros(BINS, BINS, dtype=torch.float64)
-    for shift, share in zip(range(-2, 3), (1, 4, 6, 4, 1), strict=True):
-        matrix.index_put_(((bins + shift).clamp(0, BINS - 1), bins), torch.tensor(share / 16, dtype=torch.float64), accumulate=True)
-    return matrix.to(device)
+def _smoothing(bins: int, device: torch.device) -> Tensor:
+    """(bins, bins): the window 1 2 1, twice for few bins; it keeps the sum and makes the linear Parzen window a smooth one."""
+    places, matrix = torch.arange(bins), torch.zeros(bins, bins, dtype=torch.float64)
+    for shift, share in ((-1, 0.25), (0, 0.5), (1, 0.25)):
+        matrix.index_put_(((places + shift).clamp(0, bins - 1), places), torch.tensor(share, dtype=torch.float64), accumulate=True)
+    return (matrix if bins == MANY_BINS else matrix @ matrix).to(device)
 
 
 MEASURES: dict[str, Measure] = {"mi": mutual_information, "ncc": correlation}

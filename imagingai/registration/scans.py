@@ -137,14 +137,19 @@ def reduce(grid: Grid, spacing: float) -> Grid:
 
 
 def foreground(image: Tensor) -> Tensor:
-    """Bool (X, Y, Z): what differs from the median of the border by more than half of Otsu's threshold of that difference."""
-    faces = [image.select(axis, end).flatten() for axis in range(3) if image.shape[axis] > 1 for end in (0, -1)]
-    difference = (image - torch.cat(faces).median()).abs()
+    """Bool (X, Y, Z): what differs from the border's median by clearly more than the border's noise does.
+
+    The threshold is four standard deviations of the border, but between 0.15 and 0.5 of Otsu's threshold of the
+    difference: skin and skull are dark in some contrasts, and a border may cut through the body.
+    """
+    border = torch.cat([image.select(axis, end).flatten() for axis in range(3) if image.shape[axis] > 1 for end in (0, -1)])
+    difference, noise = (image - border.median()).abs(), 1.4826 * float((border - border.median()).abs().median())
     top = _quantile(difference, 0.99)
     counts = torch.histc(difference.clamp(max=top), 64, 0, top).double().cpu()
     below, moment = counts.cumsum(0), (counts * (torch.arange(64) + 0.5)).cumsum(0)
     between = (moment[-1] * below / below[-1] - moment).square() / (below * (below[-1] - below)).clamp(min=1e-9)
-    return difference > 0.5 * top * float(between[:-1].argmax() + 1) / 64
+    otsu = top * float(between[:-1].argmax() + 1) / 64
+    return difference > min(max(4 * noise, 0.15 * otsu), 0.5 * otsu)
 
 
 def _close(mask: Tensor, spacing: np.ndarray, radius: float) -> Tensor:
