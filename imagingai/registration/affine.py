@@ -42,6 +42,7 @@ SIEVE = ((0, 2, 48, 3), (0, 1, 24, 6), (1, 3, 12, 6), (1, 2, 3, 10))  # resoluti
 FEWEST = 50  # sample points
 LEAST_OVERLAP = 0.01  # part of the samples that must meet the other image
 SMALLER = 0.85  # ratio of volumes below which one foreground is clearly smaller than the other
+ALIKE = 0.65  # ratio of volumes of two brains, or of two heads, that is still usual
 CLEAR = 0.6  # a second best state below this part of the best leaves no doubt
 UNLIKE = 1.35  # ratio of the foregrounds from which on scans do not show the same
 SOUND = (0.3, 3.0)  # change of volume that an affine result may make
@@ -128,7 +129,7 @@ def _search(pair: _Pair, report: Report) -> np.ndarray:
     report(0.1, "Aligning: searching")
     found = _sieved(pair, False)
     clear = len(found) == 1 or found[1].score < CLEAR * found[0].score
-    if not clear or pair.scan.volume < SMALLER * pair.other.volume or _differ(pair, found[0].matrix):
+    if not clear or pair.scan.volume < ALIKE * pair.other.volume or _differ(pair, found[0].matrix):
         report(0.35, "Aligning: searching inside")
         found += _sieved(pair, True)
     judge = pair.samples(1, True).thinned(2)
