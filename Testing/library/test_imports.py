@@ -25,7 +25,7 @@ LIGHT = [
 def imported(file: Path) -> set[str]:
     """Top-level names of all modules that a file imports anywhere."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

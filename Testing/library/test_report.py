@@ -314,7 +314,7 @@ def test_the_table_for_the_terminal():
 
 def test_the_table_leaves_out_what_is_not_there():
     assert table_text({}) == "\n"
-    assert "HD95" not in table_text({"dice": {1: 0.5}}) and "–" in table_text({"dice": {1: 0.5}})
+    assert "HD95" not in table_text({"dice": {1: 0.5}}) and " - " in table_text({"dice": {1: 0.5}})
 
 
 def test_structures_that_lose_are_named():

@@ -65,7 +65,7 @@ def test_a_folder_of_ones_own(folders, more):
     command = ["train-features", "--images", f"{folders}/images", *[text.format(folders) for text in more], "--steps", "4", *SMALL]
     assert main([*command, "--output", f"{folders}/net"]) == 0
     load_weights(folders / "net" / "features.safetensors")
-    assert "Trained on" in (folders / "net" / "model_card.md").read_text()
+    assert "Trained on" in (folders / "net" / "model_card.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

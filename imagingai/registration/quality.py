@@ -17,7 +17,7 @@ import numpy as np
 
 Metrics = Mapping[str, Any]
 RUN = ("seconds", "cpu_seconds", "peak_memory_mb")  # how it ran, not how good it is
-MISSING = "–"
+MISSING = "-"
 
 
 @dataclass(frozen=True)
