@@ -10,6 +10,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from disk import full_disk
 from grids import GRIDS, labeled, textured
 
 from imagingai import formats
@@ -200,26 +201,17 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         save(RAS, tmp_path / "a.nrrd")
 
 
-@pytest.fixture
-def full_disk():
-    """Files may not grow beyond 4 kB: the system refuses the rest, as on a full disk."""
-    resource = pytest.importorskip("resource", reason="Windows cannot limit the size of files")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
-def test_a_full_disk_is_noticed_and_leaves_nothing(suffix, tmp_path, full_disk):
-    with pytest.raises(JobFailed, match=r"The disk is full: a\..* could not be written, \d+ MB are left\. Free some space"):
-        save(textured(RAS), tmp_path / f"a{suffix}")
+def test_a_full_disk_is_noticed_and_leaves_nothing(suffix, tmp_path):
+    image = textured(RAS)
+    with full_disk(), pytest.raises(JobFailed, match=r"The disk is full: a\..* could not be written, \d+ MB are left\. Free some space"):
+        save(image, tmp_path / f"a{suffix}")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_keeps_the_older_file(tmp_path, full_disk):
+def test_a_full_disk_keeps_the_older_file(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"older")
-    with pytest.raises(JobFailed, match="The disk is full"):
+    with full_disk(), pytest.raises(JobFailed, match="The disk is full"):
         save(textured(RAS), tmp_path / "a.nii.gz")
     assert (tmp_path / "a.nii.gz").read_bytes() == b"older"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from disk import full_disk
 from grids import GRIDS, mild_affine, smooth_field, textured
-from test_formats import full_disk  # noqa: F401
 
 from imagingai.errors import InputError, JobFailed
 from imagingai.transform import Affine, Composite, DisplacementField, apply_to_points, warp
@@ -165,9 +165,9 @@ def test_formats_that_cannot_hold_it(tmp_path):
         save_transform(AFFINE, tmp_path / "t.xfm")
 
 
-def test_a_full_disk_is_noticed(tmp_path, full_disk):  # noqa: F811
+def test_a_full_disk_is_noticed(tmp_path):
     for name in ("t.nii.gz", "t.tfm"):
-        with pytest.raises(JobFailed, match="The disk is full: t"):
+        with full_disk(), pytest.raises(JobFailed, match="The disk is full: t"):
             save_transform(FIELD, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
