@@ -82,6 +82,9 @@ class RegistrationConfig:
         choices=("moved", "transform", "inverse", "displacement", "jacobian", "similarity_map", "report"),
         advanced=True,
     )
+    preview: bool = option(
+        False, "Write the moved image so far as preview.nrrd into the job folder while running, for a viewer.", advanced=True
+    )
     device: str = option("auto", "Where to compute; auto takes a CUDA GPU if there is one.", choices=("auto", "cpu", "cuda"))
     threads: int = option(0, "CPU threads; 0 uses all cores.", limits=(0, 256), advanced=True)
     seed: int = option(0, "Seed of everything random.", limits=(0, 2**31 - 1), advanced=True)

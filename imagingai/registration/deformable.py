@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -73,11 +74,11 @@ def deform(
     limits: Limits = Limits(),
     *,
     report: Report = ignore,
-    preview: Callable[[Tensor], None] | None = None,
+    preview: Callable[[Callable[[], Tensor]], None] | None = None,
 ) -> Deformation:
     """Find the displacement that makes the moving images like the fixed ones.
 
-    spacing: of the isotropic grid, mm. `preview` gets the displacement at full size after every resolution.
+    spacing: of the isotropic grid, mm. `preview` may ask, before every iteration, for the displacement in voxels of its grid.
     """
     _check(config, limits)
     shape = comparisons[0].fixed.shape[2:]
@@ -88,9 +89,7 @@ def deform(
     for level, (factor, count) in enumerate(zip(factors, iterations, strict=True)):
         stage = _Level(comparisons, limits, config, factor, spacing)
         field = torch.zeros(1, len(shape), *stage.shape, device=stage.device) if field is None else resize_field(field, stage.shape)
-        field = stage.optimize(field, count, _part_of(report, cost, level, f"Deforming at {factor * spacing:.3g} mm"))
-        if preview is not None:
-            preview(resize_field(stage.displacement(field), shape))
+        field = stage.optimize(field, count, _part_of(report, cost, level, f"Deforming at {factor * spacing:.3g} mm"), preview)
     if config.deformation == "velocity":
         return Deformation(exponential(field), exponential(-field))
     field = unfold(field)
@@ -139,11 +138,15 @@ class _Level:
     def displacement(self, field: Tensor) -> Tensor:
         return exponential(field) if self.config.deformation == "velocity" else field
 
-    def optimize(self, field: Tensor, count: int, report: Callable[[float], None]) -> Tensor:
+    def optimize(
+        self, field: Tensor, count: int, report: Callable[[float], None], preview: Callable[[Callable[[], Tensor]], None] | None
+    ) -> Tensor:
         """Improve the displacement (or velocity) field."""
         step = _Step(self.config)
         for iteration in range(count):
             report(iteration / count)
+            if preview is not None:
+                preview(partial(self.displacement, field))
             update = step.take(gaussian(self.both_forces(field), self.force_smoothing))
             field = compose(field, update) if self.config.deformation == "displacement" else field.add_(update)
             field = regularize(field, self.config, self.finest)

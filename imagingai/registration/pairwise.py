@@ -20,6 +20,7 @@ from imagingai.registration.config import SIMILARITIES as NAMES
 from imagingai.registration.config import RegistrationConfig
 from imagingai.registration.deformable import REACH, Comparison, Limits, deform
 from imagingai.registration.images import Images, to_volume, work_grid
+from imagingai.registration.preview import Preview
 from imagingai.registration.similarity import SIMILARITIES, Settings, Term, WarpedFeatureCosine, warpable_features
 from imagingai.transform import (
     Affine,
@@ -106,7 +107,8 @@ def register(
     Images may be volumes, files, SimpleITK images, arrays or tensors (X, Y[, Z]) of 1 mm voxels, with any grid, spacing
     and orientation, 2-D or 3-D. Masks limit what counts; labels are used by the similarity `ncc_sup` only; every region
     of `rigid_labels` (on the fixed image) moves rigidly. `initial` is where to start. `preview` gets the moved image
-    after every resolution. Raises `InputError` for images and settings that cannot be used.
+    after the alignment and then at most once a second, on the grid that is computed on. Raises `InputError` for images
+    and settings that cannot be used.
     """
     named = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
     named |= {"fixed_labels": fixed_labels, "moving_labels": moving_labels, "rigid_labels": rigid_labels}
@@ -154,7 +156,7 @@ def _deform(images: Images, config: RegistrationConfig, report: Report, preview:
         return compose(voxel_to_world_displacement(displacement, grid.affine), linear)
 
     limits = Limits(images.bring("fixed_mask"), images.moving_mask(), images.bring("rigid_labels"), _in_voxels(linear, grid))
-    show = None if preview is None else lambda u: preview(warp(images.given["moving"], total(u), images.given["fixed"]))
+    show = None if preview is None else Preview(images, preview).offer
     found = deform(_comparisons(images, config), config, grid.spacing[0], limits, report=report, preview=show)
     back = None
     if found.inverse is not None and isinstance(linear, Affine):

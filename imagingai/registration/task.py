@@ -17,6 +17,7 @@ from imagingai.registration import report as page
 from imagingai.registration.config import ApplyConfig, EvaluateConfig, InvertConfig, RegistrationConfig
 from imagingai.registration.evaluate import Reference, measure, read_reference, summary
 from imagingai.registration.pairwise import RegistrationResult, register
+from imagingai.registration.preview import preview_file
 from imagingai.registration.quality import table_text
 from imagingai.transform import Affine, Transform, invert, invert_points, jacobian_determinant, to_displacement, warp
 from imagingai.transform_io import load_transform, save_transform
@@ -34,7 +35,8 @@ def register_files(inputs: dict[str, Path], config: RegistrationConfig, folder: 
     extras = {name: load(inputs[name], label=True) for name in LABELS if name in inputs}
     reference = read_reference(inputs, images, extras)
     initial = load_transform(inputs["initial"], images["fixed"]) if "initial" in inputs else None
-    result = register(**images, config=config, initial=initial, report=part(report, 0.02, 0.85), **extras)
+    with preview_file(folder, config.preview) as preview:
+        result = register(**images, config=config, initial=initial, report=part(report, 0.02, 0.85), preview=preview, **extras)
     report(0.85, "Measuring")
     start = initial or Affine(np.eye(4))
     found = measure(result.transform, start, result.fixed, result.jacobian, reference, extras.get("fixed_mask"))
