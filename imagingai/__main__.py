@@ -10,6 +10,8 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from imagingai.options import add_arguments, flag
 from imagingai.progress import Bar, Lines
 from imagingai.tasks import TASKS, Task, load
 
+GRACE = 5.0  # seconds
 DESCRIPTION = """ImagingAI: medical image registration and more.
 
   imagingai register --fixed atlas.nii.gz --moving patient.nii.gz --output result/
@@ -85,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the job.json of a folder; progress goes to standard output as JSON lines.",
     )
     run.add_argument("folder", type=Path)
+    run.add_argument(
+        "--watch-parent", action="store_true", help="stop when standard input ends, that is, with the program that holds its other end"
+    )
     run.set_defaults(command=_run_folder)
     commands.add_parser("list", help="List tasks, presets, similarities and weights.").set_defaults(command=_list)
     return parser
@@ -171,8 +177,23 @@ def _with_bar(folder: Path) -> dict[str, Any]:
 
 
 def _run_folder(options: argparse.Namespace) -> int:
+    if options.watch_parent:
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
     job.run(options.folder, Lines())
     return 0
+
+
+def _stop_with_parent() -> None:
+    """Stop as Ctrl+C would, and if that does not help for good, when the other end of standard input is closed.
+
+    The parent writes a line first. Without it, standard input is not that of the parent (a launcher kept it).
+    """
+    if os.read(0, 1):
+        while os.read(0, 64):
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(130)
 
 
 BATCH_HELP = """Run every row of a CSV file; the columns are named like the options.
