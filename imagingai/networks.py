@@ -54,10 +54,18 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, or the reconstructed image, (B, outputs, *grid)."""
-        x = self.head(self.decode(self.encode(image))[-1])
-        if not self.skips:
-            return unshuffle(x, self.outputs)
-        return self.last(torch.cat([unshuffle(x, FINE), self.fine(image)], 1))
+        x = self.decode(self.encode(image))[-1]
+        return self.last[1](self._finest(image, x)) if self.skips else unshuffle(self.head(x), self.outputs)
+
+    def _finest(self, image: Tensor, decoded: Tensor) -> Tensor:
+        """What the logits are made of: the decoded features and those of the image, at full size."""
+        return self.last[0](torch.cat([unshuffle(self.head(decoded), FINE), self.fine(image)], 1))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Level 0 is the end of the decoder (full size with skips, half without), levels 1, 2 ... are those of the encoder."""
+        levels = self.encode(image)
+        decoded = self.decode(levels)[-1]
+        return [self._finest(image, decoded) if self.skips else decoded, *levels]
 
 
 class _Block(nn.Sequential):

@@ -30,7 +30,10 @@ class RegistrationConfig:
     similarity: str = option("ncc", "Image similarity to optimize.", choices=SIMILARITIES, combine=True)
     features: str = option("", "Feature extractor of deepsim: a file of weights (.safetensors); without it the shipped one that fits.")
     deepsim_levels: tuple[int, ...] = option(
-        (), "Encoder levels that deepsim compares, 1 is the finest; without it all.", limits=(1, 9), advanced=True
+        (0,),
+        "Features that deepsim compares: 0 is the end of the decoder, 1 2 3 are all levels of the encoder, as in the paper.",
+        limits=(0, 9),
+        advanced=True,
     )
     deepsim_order: str = option(
         "extract-warp",

@@ -14,14 +14,15 @@ from imagingai.synthesis.appearance import normalize
 from imagingai.synthesis.geometry import LINEAR
 from imagingai.weights import load_weights
 
-Features = Callable[[Tensor], list[Tensor]]  # image (1, 1, *grid) -> levels (1, C, *coarser grid)
+Features = Callable[[Tensor], list[Tensor]]  # image (1, 1, *grid) -> levels (1, C, *this or a coarser grid), see UNet.features
 
 
 def extractor(name: str | Path, device: torch.device | str = "cpu", spacing: float = 0.0) -> Features:
-    """The encoder of shipped weights (`brain3d_seg`, ...) or of a file of `imagingai train-features`.
+    """The features of shipped weights (`brain3d_seg`, ...) or of a file of `imagingai train-features`.
 
     It takes an image of any gray values, (1, 1, X, Y[, Z]) with `spacing` mm between voxels (0: unknown), and brings it
-    to the spacing that the network knows. Level k has cells of 2 ** k of its voxels. Differentiable.
+    to the spacing that the network knows. Level 0 is the end of the decoder; level k of the encoder has cells of 2 ** k
+    of its voxels. Differentiable.
     Raises `WeightsError` if the weights are missing, broken, or for images of another dimension.
     """
     network, description = load_weights(name)
@@ -31,7 +32,7 @@ def extractor(name: str | Path, device: torch.device | str = "cpu", spacing: flo
     def extract(image: Tensor) -> list[Tensor]:
         if image.dim() - 2 != description.dimension:
             raise WeightsError(f"The features {str(name)!r} are for {description.dimension}-D images, not {image.dim() - 2}-D ones.")
-        return network.encode(normalize(fit(image, factor)))
+        return network.features(normalize(fit(image, factor)))
 
     return extract
 

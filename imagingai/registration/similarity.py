@@ -19,21 +19,21 @@ from imagingai.errors import InputError
 from imagingai.options import parse_sum
 from imagingai.registration.intensity import MutualInformation, PatchCorrelation, SquaredError, SupervisedCorrelation, mind_features
 
-Features = Callable[[Tensor], list[Tensor]]  # image (1, 1, *grid) -> encoder levels (1, C, *coarser grid)
+Features = Callable[[Tensor], list[Tensor]]  # image (1, 1, *grid) -> levels 0, 1 ... (1, C, *this or a coarser grid)
 
 
 @dataclass(frozen=True)
 class Settings:
     """radius: of the ncc window, in voxels; bins: of the nmi histogram; features: the extractor of deepsim.
 
-    levels: which encoder levels deepsim compares, 1 is the finest, () takes all. extract_first: deepsim warps the
+    levels: which levels deepsim compares; 0 is the end of the decoder, 1 the finest of the encoder. extract_first: deepsim warps the
     features instead of the image.
     """
 
     radius: int = 2
     bins: int = 32
     features: Features | None = None
-    levels: tuple[int, ...] = ()
+    levels: tuple[int, ...] = (0,)
     extract_first: bool = False
 
 
@@ -105,7 +105,7 @@ class WarpedFeatureCosine:
 
 
 def warpable_features(fixed: Tensor, moving: Tensor, settings: Settings, components: int = 8) -> tuple[Tensor, Tensor, list[int]]:
-    """Encoder levels of both images at full size, side by side (1, C, *grid), and the number of channels of each.
+    """Levels of both images at full size, side by side (1, C, *grid), and the number of channels of each.
 
     Each level is reduced to its strongest components (of both images together; not centered, so that their inner
     products come closest to those of all channels), which keeps warping them affordable.
@@ -121,13 +121,13 @@ def warpable_features(fixed: Tensor, moving: Tensor, settings: Settings, compone
 
 
 def choose_levels(image: Tensor, settings: Settings) -> list[Tensor]:
-    """The encoder levels of an image that the settings name."""
+    """The levels of an image that the settings name."""
     if settings.features is None:
         raise InputError("deepsim needs a feature extractor: give --features a file of weights, or the name of shipped ones.")
     levels = settings.features(image)
-    if bad := [level for level in settings.levels if not 1 <= level <= len(levels)]:
-        raise InputError(f"--deepsim-levels {bad[0]}: the extractor has the levels 1 to {len(levels)}.")
-    return [levels[number - 1] for number in settings.levels] if settings.levels else levels
+    if bad := [level for level in settings.levels if level >= len(levels)]:
+        raise InputError(f"--deepsim-levels {bad[0]}: the extractor has the levels 0 to {len(levels) - 1}.")
+    return [levels[number] for number in settings.levels]
 
 
 def _resize(level: Tensor, shape: torch.Size) -> Tensor:

@@ -39,8 +39,8 @@ def features(image):
     return [fine, torch.tanh(conv(fine[:, :1], weights.to(image.dtype), stride=2))]
 
 
-CASES = {name: Settings(bins=12, features=features) for name in SIMILARITIES}
-CASES["deepsim_seg"] = Settings(features=features, extract_first=True, levels=(2,))
+CASES = {name: Settings(bins=12, features=features, levels=(0, 1)) for name in SIMILARITIES}
+CASES["deepsim_seg"] = Settings(features=features, extract_first=True, levels=(1,))
 
 
 def test_the_choices_of_the_config_are_the_rows_of_the_table():
@@ -204,7 +204,7 @@ def test_warp_then_extract_is_equation_12():
 
 def test_fewer_components_keep_the_cosines_of_features_that_have_no_more():
     fixed, moving = random_pair((8, 12))
-    mixed = Settings(features=lambda image: [torch.cat([level, level.flip(1), 2 * level], 1) for level in features(image)])
+    mixed = Settings(features=lambda image: [torch.cat([level, level.flip(1), 2 * level], 1) for level in features(image)], levels=(0, 1))
     first, second, sizes = warpable_features(fixed, moving, mixed, components=4)
     assert sizes == [4, 4] and first.shape == second.shape == (1, 8, 8, 12)
     full = [[F.interpolate(level, (8, 12), mode="bilinear") for level in mixed.features(image)] for image in (fixed, moving)]
@@ -272,8 +272,8 @@ def test_errors():
     image = torch.rand(1, 1, 8, 8)
     with pytest.raises(InputError, match="deepsim needs a feature extractor: give --features"):
         SIMILARITIES["deepsim_seg"](image, image, Settings())
-    with pytest.raises(InputError, match="--deepsim-levels 3: the extractor has the levels 1 to 2"):
-        SIMILARITIES["deepsim_seg"](image, image, Settings(features=features, levels=(1, 3)))
+    with pytest.raises(InputError, match="--deepsim-levels 2: the extractor has the levels 0 to 1"):
+        SIMILARITIES["deepsim_seg"](image, image, Settings(features=features, levels=(0, 2)))
     with pytest.raises(InputError, match="fixed image has 1 channels, the moving one 1"):
         SIMILARITIES["ncc_sup"](image, image, Settings())
     with pytest.raises(InputError, match="--similarity has no choice 'ssd'"):
