@@ -123,6 +123,8 @@ class SubjectHierarchy:
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, scene, event, node) -> None:
+        if scene is None:  # it is being deleted
+            return
         hierarchy = scene.GetSubjectHierarchyNode()
         item = hierarchy.GetItemByDataNode(node) if hierarchy and not scene.IsClosing() else 0
         if item:

@@ -1,0 +1,66 @@
+"""Fixtures for tests that work our panels as a person does; they need PySide6 and slicer-core, not Slicer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--screenshots", help="folder for the pictures of panels and views (default: a temporary folder)")
+
+
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "slicer(version='5.12', mainWindow=True): the Slicer that the host plays")
+
+
+@pytest.fixture(scope="session")
+def qtApplication(tmp_path_factory):
+    pytest.importorskip("slicer", reason="needs Slicer's MRML classes: pip install slicer-core")
+    QtCore = pytest.importorskip("PySide6.QtCore", reason="needs Qt: pip install PySide6-Essentials")
+    from PySide6.QtWidgets import QApplication
+
+    QtCore.QCoreApplication.setOrganizationName("Tests")
+    QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
+    QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, str(tmp_path_factory.mktemp("settings")))
+    return QApplication.instance() or QApplication(["Slicer"])
+
+
+@pytest.fixture
+def host(request, qtApplication, tmp_path, monkeypatch):
+    from host import Host
+
+    folder = Path(request.config.getoption("--screenshots") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = request.node.get_closest_marker("slicer")
+    session = Host(**{"version": "5.12", "mainWindow": True, **(mark.kwargs if mark else {})}, screenshots=folder, patch=monkeypatch)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def openModule(host):
+    return host.openModule
+
+
+@pytest.fixture
+def click(host):
+    return host.click
+
+
+@pytest.fixture
+def typeText(host):
+    return host.typeText
+
+
+@pytest.fixture
+def waitUntil(host):
+    return host.waitUntil

@@ -1,0 +1,322 @@
+"""CTK's widgets as far as our panels use them; properties and signals as in CTK's headers."""
+
+from __future__ import annotations
+
+from dialogs import QFileDialog
+from proxy import implements
+from PySide6.QtCore import Property, QSettings, Qt, Signal
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QGroupBox,
+    QHBoxLayout,
+    QPushButton,
+    QSizePolicy,
+    QSlider,
+    QStyle,
+    QStyleOptionButton,
+    QStylePainter,
+    QToolButton,
+    QWidget,
+)
+
+
+def stored(kind, name: str, default, changed=None):
+    """A Qt property kept in an attribute; `changed(self)` follows a new value."""
+
+    def get(self):
+        return getattr(self, "_" + name, default)
+
+    def set(self, value):
+        setattr(self, "_" + name, value)
+        if changed:
+            changed(self)
+
+    return Property(kind, get, set)
+
+
+def forwarded(kind, part: str, name: str):
+    """A Qt property of a part of the widget."""
+
+    def get(self):
+        return getattr(self, part).property(name)
+
+    def set(self, value):
+        getattr(self, part).setProperty(name, value)
+
+    return Property(kind, get, set)
+
+
+@implements
+class ctkCollapsibleButton(QAbstractButton):
+    """A title bar that shows or hides the widgets of its layout."""
+
+    contentsCollapsed = Signal(bool)
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self.setCheckable(True)
+        self.setChecked(True)
+        self.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Preferred)
+        self.setContentsMargins(0, self.titleHeight(), 0, 0)
+        self.toggled.connect(self.onToggled)
+
+    collapsedHeight = stored(int, "collapsedHeight", 10)
+    flat = stored(bool, "flat", False)
+    collapsed = Property(bool, lambda self: not self.isChecked(), lambda self, value: self.setChecked(not value))
+
+    def titleHeight(self) -> int:
+        return self.fontMetrics().height() + 8
+
+    def onToggled(self, isOpen: bool) -> None:
+        for child in self.children():
+            if isinstance(child, QWidget):
+                child.setVisible(isOpen)
+        self.setMaximumHeight(16777215 if isOpen else self.titleHeight() + 2)
+        self.contentsCollapsed.emit(not isOpen)
+
+    def childEvent(self, event) -> None:
+        super().childEvent(event)
+        if event.added() and not self.isChecked() and isinstance(event.child(), QWidget):
+            event.child().setVisible(False)
+
+    def hitButton(self, position) -> bool:
+        return position.y() <= self.titleHeight()
+
+    def sizeHint(self):
+        return self.layout().sizeHint() if self.layout() and self.isChecked() else self.minimumSizeHint()
+
+    def minimumSizeHint(self):
+        hint = super().minimumSizeHint()
+        hint.setHeight(self.titleHeight() + 2)
+        return hint
+
+    def paintEvent(self, event) -> None:
+        painter, option = QStylePainter(self), QStyleOptionButton()
+        option.initFrom(self)
+        option.rect = self.rect().adjusted(0, 0, 0, self.titleHeight() - self.height())
+        painter.drawControl(QStyle.ControlElement.CE_PushButtonBevel, option)
+        arrow = "\u25bc" if self.isChecked() else "\u25b6"
+        painter.drawText(option.rect.adjusted(8, 0, -4, 0), Qt.AlignmentFlag.AlignVCenter, f"{arrow}  {self.text()}")
+
+
+@implements
+class ctkCollapsibleGroupBox(QGroupBox):
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self.setCheckable(True)
+        self.toggled.connect(self.onToggled)
+
+    collapsed = Property(bool, lambda self: not self.isChecked(), lambda self, value: self.setChecked(not value))
+
+    def onToggled(self, isOpen: bool) -> None:
+        for child in self.findChildren(QWidget, options=Qt.FindChildOption.FindDirectChildrenOnly):
+            child.setVisible(isOpen)
+
+
+class Numbers(QWidget):
+    """What number widgets have in common; `spinBox` is a part of all of them."""
+
+    valueChanged = Signal(float)
+
+    decimals = forwarded(int, "spinBox", "decimals")
+    singleStep = forwarded(float, "spinBox", "singleStep")
+    prefix = forwarded(str, "spinBox", "prefix")
+    suffix = forwarded(str, "spinBox", "suffix")
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self.spinBox = QDoubleSpinBox()
+        self.spinBox.valueChanged.connect(self.onValueChanged)
+        QHBoxLayout(self).setContentsMargins(0, 0, 0, 0)
+
+    def setValue(self, value) -> None:
+        self.spinBox.setValue(value)
+
+    def setDecimals(self, decimals: int) -> None:
+        self.spinBox.setDecimals(decimals)
+
+    value = forwarded(float, "spinBox", "value")
+
+    def onValueChanged(self, value: float) -> None:
+        self.valueChanged.emit(value)
+
+
+@implements
+class ctkDoubleSpinBox(Numbers):
+    editingFinished = Signal()
+
+    minimum = forwarded(float, "spinBox", "minimum")
+    maximum = forwarded(float, "spinBox", "maximum")
+    readOnly = forwarded(bool, "spinBox", "readOnly")
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self.spinBox.editingFinished.connect(self.editingFinished)
+        self.layout().addWidget(self.spinBox)
+
+
+@implements
+class ctkSliderWidget(Numbers):
+    STEPS = 1000  # positions of the slider; the number itself is the spin box's
+
+    valueIsChanging = Signal(float)
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setMaximum(self.STEPS)
+        self.slider.sliderMoved.connect(self.onSliderMoved)
+        self.layout().addWidget(self.slider, 1)
+        self.layout().addWidget(self.spinBox)
+
+    minimum = forwarded(float, "spinBox", "minimum")
+    maximum = forwarded(float, "spinBox", "maximum")
+    pageStep = stored(float, "pageStep", 10.0)
+    tracking = stored(bool, "tracking", True)
+    tickInterval = stored(float, "tickInterval", 0.0)
+
+    def onSliderMoved(self, position: int) -> None:
+        low, high = self.spinBox.minimum(), self.spinBox.maximum()
+        self.spinBox.setValue(low + (high - low) * position / self.STEPS)
+
+    def onValueChanged(self, value: float) -> None:
+        low, high = self.spinBox.minimum(), self.spinBox.maximum()
+        self.slider.setValue(round(self.STEPS * (value - low) / (high - low)) if high > low else 0)
+        super().onValueChanged(value)
+
+
+@implements
+class ctkRangeWidget(QWidget):
+    minimumValueChanged = Signal(float)
+    maximumValueChanged = Signal(float)
+    valuesChanged = Signal(float, float)
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self.low, self.high = QDoubleSpinBox(), QDoubleSpinBox()
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for spinBox in (self.low, self.high):
+            layout.addWidget(spinBox)
+        self.high.setValue(self.high.maximum())
+        self.low.valueChanged.connect(self.onLowChanged)
+        self.high.valueChanged.connect(self.onHighChanged)
+
+    def setBoth(self, name: str, value) -> None:
+        self.low.setProperty(name, value)
+        self.high.setProperty(name, value)
+
+    decimals = Property(int, lambda self: self.low.decimals(), lambda self, value: self.setBoth("decimals", value))
+    singleStep = Property(float, lambda self: self.low.singleStep(), lambda self, value: self.setBoth("singleStep", value))
+    minimum = Property(float, lambda self: self.low.minimum(), lambda self, value: self.setBoth("minimum", value))
+    maximum = Property(float, lambda self: self.high.maximum(), lambda self, value: self.setBoth("maximum", value))
+    minimumValue = forwarded(float, "low", "value")
+    maximumValue = forwarded(float, "high", "value")
+
+    def setValues(self, low: float, high: float) -> None:
+        self.low.setValue(low)
+        self.high.setValue(high)
+
+    def onLowChanged(self, value: float) -> None:
+        self.high.setValue(max(value, self.high.value()))
+        self.minimumValueChanged.emit(value)
+        self.valuesChanged.emit(value, self.high.value())
+
+    def onHighChanged(self, value: float) -> None:
+        self.low.setValue(min(value, self.low.value()))
+        self.maximumValueChanged.emit(value)
+        self.valuesChanged.emit(self.low.value(), value)
+
+
+@implements
+class ctkPathLineEdit(QWidget):
+    currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self.edit, self.browseButton = QComboBox(), QToolButton()
+        self.edit.setEditable(True)
+        self.edit.currentTextChanged.connect(self.currentPathChanged)
+        self.browseButton.setText("...")
+        self.browseButton.clicked.connect(self.browse)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.edit, 1)
+        layout.addWidget(self.browseButton)
+
+    filters = stored(int, "filters", 0)
+    nameFilters = stored("QStringList", "nameFilters", [])
+    settingKey = stored(str, "settingKey", "")
+    label = stored(str, "label", "")
+    currentPath = Property(str, lambda self: self.edit.currentText(), lambda self, path: self.setCurrentPath(path))
+    showBrowseButton = Property(
+        bool, lambda self: not self.browseButton.isHidden(), lambda self, value: self.browseButton.setVisible(value)
+    )
+    showHistoryButton = stored(bool, "showHistoryButton", True)
+
+    def setCurrentPath(self, path: str) -> None:
+        self.edit.setCurrentText(path)
+
+    def addCurrentPathToHistory(self) -> None:
+        if self.settingKey and self.currentPath:
+            QSettings().setValue(self.settingKey, [self.currentPath, *(QSettings().value(self.settingKey) or [])])
+
+    def comboBox(self):
+        return self.edit
+
+    def browse(self) -> None:
+        path = QFileDialog.getOpenFileName(self, self.label, self.currentPath, ";;".join(self.nameFilters))
+        if path:
+            self.setCurrentPath(path)
+
+
+@implements
+class ctkDirectoryButton(QWidget):
+    directoryChanged = Signal(str)
+    directorySelected = Signal(str)
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self.button = QPushButton()
+        self.button.clicked.connect(self.browse)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.button)
+
+    caption = stored(str, "caption", "")
+    text = forwarded(str, "button", "text")
+
+    def setDirectory(self, path: str) -> None:
+        if path != self.button.text():
+            self.button.setText(path)
+            self.directoryChanged.emit(path)
+
+    directory = Property(str, lambda self: self.button.text(), setDirectory)
+
+    def browse(self) -> None:
+        path = QFileDialog.getExistingDirectory(self, self.caption, self.directory)
+        if path:
+            self.setDirectory(path)
+            self.directorySelected.emit(path)
+
+
+@implements
+class ctkComboBox(QComboBox):
+    defaultText = stored(str, "defaultText", "")
+    currentUserDataAsString = Property(
+        str, lambda self: str(self.currentData() or ""), lambda self, text: self.setCurrentIndex(self.findData(text))
+    )
+
+
+@implements
+class ctkCheckBox(QCheckBox):
+    pass
+
+
+@implements
+class ctkMenuButton(QPushButton):
+    pass

@@ -1,0 +1,163 @@
+"""Slicer's Python modules that slicer-core lacks: ScriptedLoadableModule, i18n, packaging, SampleData."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import types
+import unittest
+from pathlib import Path
+
+import slicer
+from contract import PYTHON, record
+
+
+class ScriptedLoadableModule:
+    def __init__(self, parent) -> None:
+        self.parent = parent
+        self.moduleName = type(self).__name__
+
+    def resourcePath(self, filename: str) -> str:
+        return os.path.join(os.path.dirname(self.parent.path), "Resources", filename)
+
+    def getDefaultModuleDocumentationLink(self, docPage=None) -> str:
+        return f'<p>For more information see the <a href="{docPage or self.moduleName}">online documentation</a>.</p>'
+
+    def runTest(self, msec=100, **kwargs) -> None:
+        import sys
+
+        test = getattr(sys.modules[type(self).__module__], self.moduleName + "Test")()
+        test.runTest(**kwargs)
+
+
+class ScriptedLoadableModuleWidget:
+    def __init__(self, parent=None) -> None:
+        self.moduleName = type(self).__name__.removesuffix("Widget")
+        self.developerMode = False
+        self.parent = parent
+        self.layout = parent.layout()
+
+    def resourcePath(self, filename: str) -> str:
+        return os.path.join(os.path.dirname(slicer.util.modulePath(self.moduleName)), "Resources", filename)
+
+    def setup(self) -> None:
+        pass
+
+    def cleanup(self) -> None:
+        pass
+
+    def onReload(self) -> None:
+        slicer.util.reloadScriptedModule(self.moduleName)
+
+
+class ScriptedLoadableModuleLogic:
+    def __init__(self, parent=None) -> None:
+        self.moduleName = type(self).__name__.removesuffix("Logic")
+        self.isSingletonParameterNode = True
+
+    def getParameterNode(self):
+        if self.isSingletonParameterNode:
+            node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
+        else:
+            node = next(iter(self.getAllParameterNodes()), None)
+        return node or slicer.mrmlScene.AddNode(self.createParameterNode())
+
+    def getAllParameterNodes(self) -> list:
+        nodes = slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")
+        return [node for node in nodes if node.GetAttribute("ModuleName") == self.moduleName]
+
+    def createParameterNode(self):
+        node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
+        node.UnRegister(None)
+        if self.isSingletonParameterNode:
+            node.SetSingletonTag(self.moduleName)
+        node.SetAttribute("ModuleName", self.moduleName)
+        node.SetName(slicer.mrmlScene.GenerateUniqueName(self.moduleName))
+        return node
+
+
+class ScriptedLoadableModuleTest(unittest.TestCase):
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.messageDelay = 0
+
+    def delayDisplay(self, message, requestedDelay=None, msec=None) -> None:
+        slicer.app.processEvents()
+
+    def runTest(self) -> None:
+        pass
+
+
+def scriptedLoadableModule() -> types.ModuleType:
+    """Modules do `from slicer.ScriptedLoadableModule import *`."""
+    module = types.ModuleType("slicer.ScriptedLoadableModule")
+    classes = (ScriptedLoadableModule, ScriptedLoadableModuleWidget, ScriptedLoadableModuleLogic, ScriptedLoadableModuleTest)
+    module.__dict__.update({c.__name__: c for c in classes}, __all__=[c.__name__ for c in classes])
+    return module
+
+
+class CheckedModule(types.ModuleType):
+    """A module of the slicer package: only the public names of the played version, with their arguments."""
+
+    def __init__(self, name: str, functions: dict) -> None:
+        super().__init__("slicer." + name)
+        self.__dict__.update(_short=name, _functions=functions)
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        known = PYTHON[record.version].get(self._short, {})
+        if name not in known:
+            if any(name in version.get(self._short, {}) for version in PYTHON.values()):
+                raise AttributeError(f"slicer.{self._short}.{name} does not exist in Slicer {record.version}")
+            record.fail(f"slicer.{self._short}.{name} does not exist")
+        function = self._functions[name]
+        return function if known[name] is None else checkedCall(function, f"slicer.{self._short}.{name}", known[name])
+
+
+def checkedCall(function, name: str, signature: str):
+    arguments = ast.parse(f"def f{signature}: pass").body[0].args
+    parameters = [inspect.Parameter(a.arg, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in arguments.args]
+    first = len(parameters) - len(arguments.defaults)
+    parameters = [p.replace(default=None) if i >= first else p for i, p in enumerate(parameters)]
+    if arguments.vararg:
+        parameters.append(inspect.Parameter(arguments.vararg.arg, inspect.Parameter.VAR_POSITIONAL))
+    for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        empty = inspect.Parameter.empty if default is None else None
+        parameters.append(inspect.Parameter(a.arg, inspect.Parameter.KEYWORD_ONLY, default=empty))
+    if arguments.kwarg:
+        parameters.append(inspect.Parameter(arguments.kwarg.arg, inspect.Parameter.VAR_KEYWORD))
+
+    def call(*args, **keywords):
+        try:
+            inspect.Signature(parameters).bind(*args, **keywords)
+        except TypeError as error:
+            record.fail(f"{name}{signature} in Slicer {record.version}: {error}")
+        return function(*args, **keywords)
+
+    return call
+
+
+def recorded(name: str, calls: list, result=None):
+    def call(*args, **keywords):
+        calls.append((name, args, keywords))
+        return result
+
+    return call
+
+
+def loadRequirements(path) -> list[str]:
+    lines = [line.split("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line and not line.startswith("-")]
+
+
+def sampleData(samples: list) -> types.ModuleType:
+    class SampleDataLogic:
+        registerCustomSampleDataSource = staticmethod(lambda **fields: samples.append(fields))
+
+    if record.version != "5.10":
+        SampleDataLogic.registerCustomSampleDataCategory = staticmethod(lambda category, title=None: None)
+    module = types.ModuleType("SampleData")
+    module.SampleDataLogic = SampleDataLogic
+    return module
