@@ -19,7 +19,7 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_configure(config) -> None:
-    config.addinivalue_line("markers", "slicer(version='5.12', mainWindow=True): the Slicer that the host plays")
+    config.addinivalue_line("markers", "slicer(version='5.12', mainWindow=True, markTranslated=False): the Slicer that the host plays")
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def host(request, qtApplication, tmp_path, monkeypatch):
     folder = Path(request.config.getoption("--screenshots") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     mark = request.node.get_closest_marker("slicer")
-    session = Host(**{"version": "5.12", "mainWindow": True, **(mark.kwargs if mark else {})}, screenshots=folder, patch=monkeypatch)
+    session = Host(monkeypatch, folder, **(mark.kwargs if mark else {}))
     yield session
     session.close()
 

@@ -37,10 +37,8 @@ class NotInHost(NotImplementedError):
 class Record:
     """The Slicer version that is played, and all that went wrong so far, also where it was caught or lost in a slot."""
 
-    version = "5.12"
-
-    def __init__(self) -> None:
-        self.errors: list[Exception] = []
+    def __init__(self, version: str = "5.12") -> None:
+        self.version, self.errors = version, []
 
     def keep(self, error: Exception) -> None:
         if not any(error is known for known in self.errors):

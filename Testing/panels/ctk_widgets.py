@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dialogs import QFileDialog
 from proxy import implements
-from PySide6.QtCore import Property, QSettings, Qt, Signal
+from PySide6.QtCore import Property, QDir, QSettings, Qt, Signal
 from PySide6.QtWidgets import (
     QAbstractButton,
     QCheckBox,
@@ -248,7 +248,7 @@ class ctkPathLineEdit(QWidget):
         layout.addWidget(self.edit, 1)
         layout.addWidget(self.browseButton)
 
-    filters = stored(int, "filters", 0)
+    filters = stored(int, "filters", QDir.Filter.AllEntries.value)
     nameFilters = stored("QStringList", "nameFilters", [])
     settingKey = stored(str, "settingKey", "")
     label = stored(str, "label", "")
@@ -269,9 +269,14 @@ class ctkPathLineEdit(QWidget):
         return self.edit
 
     def browse(self) -> None:
-        path = QFileDialog.getOpenFileName(self, self.label, self.currentPath, ";;".join(self.nameFilters))
+        files = bool(self.filters & QDir.Filter.Files.value)
+        path = (QFileDialog.getOpenFileName if files else QFileDialog.getExistingDirectory)(self, self.label, self.currentPath)
         if path:
             self.setCurrentPath(path)
+
+
+for pathFilter in QDir.Filter:
+    setattr(ctkPathLineEdit, pathFilter.name, pathFilter.value)
 
 
 @implements

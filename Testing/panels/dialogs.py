@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from contract import record
 from proxy import implements, wrap
 from PySide6 import QtWidgets
 
@@ -22,9 +23,9 @@ class Shown:
 class Dialogs(list):
     """The dialogs shown so far. A test gives `answers` beforehand: a button's name, a path, or a function of the dialog."""
 
-    def __init__(self, record) -> None:
+    def __init__(self) -> None:
         global current
-        self.record, self.answers = record, []
+        self.answers = []
         current = self
 
     def ask(self, shown: Shown, isQuestion: bool, default):
@@ -32,7 +33,7 @@ class Dialogs(list):
         if self.answers:
             return self.answers.pop(0)
         if isQuestion:
-            self.record.keep(AssertionError(f"The test has no answer for: {shown}"))
+            record.keep(AssertionError(f"The test has no answer for: {shown}"))
         return default
 
 
@@ -81,17 +82,31 @@ class QDialog(QtWidgets.QDialog):
         return self.result()
 
 
-def fileFunction(name: str):
-    def show(*args):
-        return current.ask(Shown("QFileDialog." + name, *[str(arg) for arg in args[1:3]]), True, "")
+def pathOrText(name: str):
+    """PythonQt's functions return the path or text alone, "" when canceled."""
 
-    return show
+    def show(*args):
+        return current.ask(Shown(name, *[str(arg) for arg in args[1:3]]), True, "")
+
+    return staticmethod(show)
 
 
 @implements
 class QFileDialog(QtWidgets.QFileDialog):
-    """PythonQt's functions return the path alone, without the filter."""
+    getOpenFileName = pathOrText("getOpenFileName")
+    getSaveFileName = pathOrText("getSaveFileName")
+    getExistingDirectory = pathOrText("getExistingDirectory")
 
-    getOpenFileName = staticmethod(fileFunction("getOpenFileName"))
-    getSaveFileName = staticmethod(fileFunction("getSaveFileName"))
-    getExistingDirectory = staticmethod(fileFunction("getExistingDirectory"))
+
+@implements
+class QInputDialog(QtWidgets.QInputDialog):
+    getText = pathOrText("getText")
+
+
+class QDesktopServices:
+    """Pages that would open in the browser."""
+
+    @staticmethod
+    def openUrl(url) -> bool:
+        current.append(Shown("openUrl", "", url.toString()))
+        return True

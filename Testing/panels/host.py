@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import stat
 import sys
 import time
 import types
 from pathlib import Path
 
 import ctk_widgets  # noqa: F401  (registers its widgets)
-import mrml_widgets  # noqa: F401
 import pytest
 import slicer
 import slicer_app
 import slicer_python
+from application import qSlicerApplication, qSlicerScriptedLoadableModule
 from contract import CLASSES, ContractViolation, isIn, record
-from dialogs import Dialogs
-from proxy import Proxy, implements, proxyClass, wrap
+from dialogs import Dialogs, QDesktopServices
+from proxy import Proxy, proxyClass, timers, wrap
 from PySide6 import QtCore, QtGui, QtTest, QtWidgets
-from ui_files import UiLoader
-from views import qSlicerLayoutManager, renderSlice
+from ui_files import QFile, UiLoader
+from views import renderSlice
 
 REPOSITORY = Path(__file__).parents[2]
 VALUES = (QtCore, QtGui, QtWidgets)  # of them scripts get the plain values: colors, sizes, icons, table items, enums
+MARK = "\u00ab{}\u00bb"  # around translated text
 
 
 class QtModule(types.ModuleType):
@@ -44,171 +43,53 @@ class QtModule(types.ModuleType):
         return value
 
 
-class QFile(QtCore.QFile):
-    def __init__(self, path) -> None:
-        if not isinstance(path, str):
-            record.fail(f"qt.QFile takes a str, not {path!r}")
-        super().__init__(path)
-
-
 qt, ctk = QtModule("qt"), QtModule("ctk")
-qt.QUiLoader, qt.QFile = UiLoader, QFile
-
-
-@implements
-class qSlicerApplication(slicer_app.App, QtCore.QObject):
-    startupCompleted = QtCore.Signal()
-    majorVersion = 5
-    isTesting = False
-
-    def __init__(self) -> None:
-        QtCore.QObject.__init__(self)
-        slicer_app.App.__init__(self)
-        self.layoutManagerOrNone = None
-        self.managerOfModules = qSlicerModuleManager()
-        self.slicerHome = os.path.join(self.temporaryPath, "Slicer")
-        self.minorVersion = int(record.version.split(".")[1])
-
-    def __getattr__(self, name: str):
-        if name in ("_proxy", "_connections"):
-            raise AttributeError(name)
-        return getattr(QtWidgets.QApplication.instance(), name)
-
-    def layoutManager(self):
-        return self.layoutManagerOrNone
-
-    def testingEnabled(self) -> bool:
-        return self.isTesting
-
-    def moduleManager(self):
-        return self.managerOfModules
-
-    def settings(self):
-        return QtCore.QSettings()
-
-    userSettings = revisionUserSettings = settings
-
-    def processEvents(self, *args) -> None:
-        QtWidgets.QApplication.processEvents()
-
-
-@implements
-class qSlicerModuleManager(QtCore.QObject):
-    moduleLoaded = QtCore.Signal(str)
-    moduleAboutToBeUnloaded = QtCore.Signal(str)
-
-    def module(self, name: str):
-        return getattr(slicer.modules, name.lower(), None)
-
-    def modulesNames(self) -> list[str]:
-        return [name for name in vars(slicer.modules) if not name.endswith("Widget")]
-
-
-@implements
-class qSlicerScriptedLoadableModuleWidget(QtWidgets.QWidget):
-    """The frame in which a scripted module builds its panel."""
-
-    mrmlSceneChanged = QtCore.Signal(object)
-
-    def __init__(self, module) -> None:
-        super().__init__()
-        self.moduleName, self.script = module.name, None
-        QtWidgets.QVBoxLayout(self)
-
-    def build(self) -> None:
-        script = getattr(sys.modules[self.moduleName], self.moduleName + "Widget")
-        self.script = script(wrap(self))
-        setattr(slicer.modules, self.moduleName + "Widget", self.script)
-        self.script.setup()
-
-    def reload(self) -> None:
-        self.build()
-
-    def self(self):
-        return self.script
-
-
-@implements
-class qSlicerScriptedLoadableModule(QtCore.QObject):
-    """What Slicer makes of a module's .py file."""
-
-    title = helpText = acknowledgementText = ""
-    icon, hidden, index = None, False, -1
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path, self.name, self.widget = str(path), path.stem, None
-        self.categories, self.dependencies, self.contributors, self.associatedNodeTypes = [], [], [], []
-        spec = importlib.util.spec_from_file_location(self.name, path)
-        sys.modules[self.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[self.name])
-        setattr(slicer.modules, self.name.lower(), wrap(self))
-        self.script = getattr(sys.modules[self.name], self.name)(wrap(self))
-        setattr(slicer.modules, self.name + "Instance", self.script)
-
-    def widgetRepresentation(self):
-        if self.widget is None:
-            self.widget = qSlicerScriptedLoadableModuleWidget(self)
-            self.widget.build()
-        return self.widget
-
-    def logic(self):
-        return None
+qt.QUiLoader, qt.QFile, qt.QDesktopServices = UiLoader, QFile, QDesktopServices
 
 
 class Host:
-    """One Slicer session: what a test says and asks about it."""
+    """One Slicer session: what a test does in it and asks about it."""
 
-    def __init__(self, version: str, mainWindow: bool, screenshots: Path, patch: pytest.MonkeyPatch) -> None:
-        record.__init__()
-        record.version = version
-        self.dialogs, self.pipCalls, self.samples, self.screenshots = Dialogs(record), [], [], screenshots
-        self.opened = None
+    def __init__(self, patch: pytest.MonkeyPatch, screenshots: Path, version="5.12", mainWindow=True, markTranslated=False) -> None:
+        record.__init__(version)
+        self.patch, self.screenshots, self.dialogs = patch, screenshots, Dialogs()
+        self.packages, self.samples = slicer_python.Packages(), []
+        UiLoader.translate = staticmethod(MARK.format if markTranslated else str)
         QtCore.QSettings().clear()
-        self.install(patch)
-        slicer_app.start(qSlicerApplication)
-        self.app = slicer.app
-        patch.setattr(slicer, "app", wrap(slicer.app))
-        self.installPythonSlicer(patch)
+        timers.clear()
+        self.installModules()
+        self.app = slicer_app.start(qSlicerApplication)
+        patch.setattr(slicer, "app", wrap(self.app))
+        self.installPythonSlicer()
         if mainWindow:
-            self.window = QtWidgets.QMainWindow(objectName="qSlicerMainWindow")
-            self.window.statusBar()
-            self.app.layoutManagerOrNone = qSlicerLayoutManager(self.app)
-        self.patch = patch
+            self.app.openMainWindow()
 
-    def install(self, patch) -> None:
+    def installModules(self) -> None:
         """Puts Slicer's modules in place until the end of the test."""
-        calls, functions = self.pipCalls, ("pip_ensure", "pip_install", "pip_uninstall", "load_pyproject_dependencies")
-        packaging = {name: slicer_python.recorded(name, calls) for name in functions}
-        packaging |= {"load_requirements": slicer_python.loadRequirements, "pip_check": lambda requirement: True}
-        util = dict(vars(slicer.util)) | {name: packaging[name] for name in ("pip_install", "pip_uninstall")}
-        i18n = {"tr": lambda text: text, "translate": lambda context, text: text, "getContext": lambda file: Path(file).stem}
-        checked = {"util": util, "i18n": i18n}
-        if record.version != "5.10":
-            checked["packaging"] = packaging
-        modules = {name: slicer_python.CheckedModule(name, functions) for name, functions in checked.items()}
-        modules["ScriptedLoadableModule"] = slicer_python.scriptedLoadableModule()
+        modules = slicer_python.modules(self.packages, UiLoader.translate)
         for name, module in modules.items():
-            patch.setitem(sys.modules, "slicer." + name, module)
-            patch.setattr(slicer, name, module, raising=False)
+            self.patch.setitem(sys.modules, "slicer." + name, module)
+            self.patch.setattr(slicer, name, module, raising=False)
         for name, module in {"qt": qt, "ctk": ctk, "SampleData": slicer_python.sampleData(self.samples)}.items():
-            patch.setitem(sys.modules, name, module)
+            self.patch.setitem(sys.modules, name, module)
         for name in CLASSES:
             if name[:5] in ("qMRML", "qSlic") and isIn(CLASSES[name].get("since")):
-                patch.setattr(slicer, name, proxyClass(name), raising=False)
+                self.patch.setattr(slicer, name, proxyClass(name), raising=False)
 
-    def installPythonSlicer(self, patch) -> None:
+    def installPythonSlicer(self) -> None:
         program = Path(self.app.slicerHome) / "bin" / "PythonSlicer"
         program.parent.mkdir(parents=True)
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        patch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+        program.chmod(0o755)
+        self.patch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
     def close(self) -> None:
-        """Leaves the session as Slicer does at its exit; then all that went wrong in it is raised."""
+        """Ends the session as Slicer ends; then all that went wrong in it is raised."""
         self.leave()
-        for name in [n for n in vars(slicer.modules) if n.endswith("Widget")]:
+        for name in [name for name in vars(slicer.modules) if name.endswith("Widget")]:
             getattr(slicer.modules, name).cleanup()
+            if any(timer.isActive() for timer in timers):
+                record.keep(AssertionError(f"A timer still runs after {name}.cleanup()"))
         QtWidgets.QApplication.processEvents()
         for widget in QtWidgets.QApplication.topLevelWidgets():
             widget.deleteLater()
@@ -234,42 +115,37 @@ class Host:
     def openModule(self, name: str, folder: Path = REPOSITORY):
         """Selects a module as a person does; returns its Python widget."""
         if not hasattr(slicer.modules, name.lower()):
-            self.patch.syspath_prepend(str(folder))
-            self.patch.syspath_prepend(str(folder / name))
-            qSlicerScriptedLoadableModule(folder / name / f"{name}.py")
+            for path in (folder, folder / name):  # in Slicer all is in one folder
+                self.patch.syspath_prepend(str(path))
+            qSlicerScriptedLoadableModule(folder / name / f"{name}.py", self.patch)
         frame = getattr(slicer.modules, name.lower()).widgetRepresentation()
-        self.leave()
-        frame._native.resize(420, 900)
-        frame.show()
-        self.opened = frame.self()
-        if hasattr(self.opened, "enter"):
-            self.opened.enter()
+        if self.app.window:
+            self.app.window.selector.selectModule(name)
+        else:
+            frame._native.show()
+            frame.enter()
         QtWidgets.QApplication.processEvents()
-        return self.opened
+        return frame.self()
 
     def leave(self) -> None:
         """Another module is selected."""
-        if hasattr(self.opened, "exit"):
-            self.opened.exit()
-        self.opened = None
+        if self.app.window:
+            self.app.window.selector.selectModule("")
 
     def startupCompleted(self) -> None:
         self.app.startupCompleted.emit()
 
     def click(self, widget) -> None:
         """A click with the mouse; a person cannot click what is hidden or disabled."""
-        native = widget._native
-        assert native.isVisible(), f"{native.objectName() or native} is not visible"
-        assert native.isEnabled(), f"{native.objectName() or native} is disabled"
+        native = usable(widget._native)
         position = QtCore.QPoint(8, min(native.height() // 2, 10))  # the title of a collapsible button
         QtTest.QTest.mouseClick(native, QtCore.Qt.MouseButton.LeftButton, pos=position)
         QtWidgets.QApplication.processEvents()
 
     def typeText(self, widget, text: str) -> None:
-        """Replaces the text of a line edit, spin box, text box or path."""
+        """Replaces the text of a line edit, spin box, slider's number, text box or path."""
         native = widget._native
-        native = getattr(native, "spinBox", getattr(native, "edit", native))
-        assert native.isVisible() and native.isEnabled(), f"{native.objectName() or native} takes no text"
+        native = usable(getattr(native, "spinBox", getattr(native, "edit", native)))
         native.setFocus()
         QtTest.QTest.keyClick(native, QtCore.Qt.Key.Key_A, QtCore.Qt.KeyboardModifier.ControlModifier)
         QtTest.QTest.keyClicks(native, text)
@@ -278,8 +154,7 @@ class Host:
 
     def choose(self, comboBox, text: str) -> None:
         """Picks an entry of a combo box or node selector by its text."""
-        combo = getattr(comboBox._native, "combo", comboBox._native)
-        assert combo.isVisible() and combo.isEnabled(), f"{combo.objectName() or combo} cannot be used"
+        combo = usable(getattr(comboBox._native, "combo", comboBox._native))
         index = combo.findText(text)
         assert index >= 0, f"{text!r} is not among {[combo.itemText(i) for i in range(combo.count())]}"
         combo.setCurrentIndex(index)
@@ -296,13 +171,31 @@ class Host:
                 self.check()
 
     def screenshot(self, widget, name: str) -> Path:
-        path = self.screenshots / f"{name}.png"
+        """A picture of a widget, or of a module's panel."""
+        path, proxy = self.screenshots / f"{name}.png", widget if isinstance(widget, Proxy) else widget.parent
         QtWidgets.QApplication.processEvents()
-        proxyOf = widget if isinstance(widget, Proxy) else widget.parent  # or a module's Python widget
-        assert proxyOf._native.grab().save(str(path))
+        assert proxy._native.grab().save(str(path))
         return path
 
     def sliceView(self, name: str, view: str = "Red", size=(500, 400)) -> Path:
-        """A picture of what the panel shows in a slice view."""
-        logic = self.app.layoutManagerOrNone.widgets[view].logicOfSlice
-        return renderSlice(logic, self.screenshots / f"{name}.png", size)
+        """A picture of what a slice view shows."""
+        return renderSlice(self.app.views.sliceWidget(view).sliceLogic(), self.screenshots / f"{name}.png", size)
+
+    def untranslated(self, widget) -> list[str]:
+        """Texts on a panel that did not go through `_()`; needs the marker slicer(markTranslated=True)."""
+        root = (widget if isinstance(widget, Proxy) else widget.parent)._native
+        names, texts = ("text", "title", "toolTip", "placeholderText"), []
+        for child in [root, *root.findChildren(QtWidgets.QWidget)]:
+            isInput = isinstance(child, (QtWidgets.QLineEdit, QtWidgets.QAbstractSpinBox))
+            texts += [str(child.property(name) or "") for name in names if not (isInput and name == "text")]
+            if isinstance(child, QtWidgets.QComboBox) and not hasattr(child.parent(), "nodeTypes"):
+                texts += [child.itemText(index) for index in range(child.count())]
+        return [text for text in texts if any(c.isalpha() for c in text) and MARK[0] not in text]
+
+
+def usable(native):
+    """What a person can use is on the screen and enabled."""
+    name = f"{type(native).__name__} {native.objectName()}"
+    assert native.isVisible(), f"{name} is not visible"
+    assert native.isEnabled(), f"{name} is disabled"
+    return native

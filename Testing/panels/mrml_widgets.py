@@ -6,9 +6,10 @@ import slicer
 import vtk
 from contract import record
 from ctk_widgets import ctkSliderWidget, stored
+from dialogs import QInputDialog
 from proxy import implements
 from PySide6.QtCore import Property, Signal
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QInputDialog, QWidget
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QWidget
 
 
 @implements
@@ -58,7 +59,7 @@ class qMRMLNodeComboBox(QWidget):
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
-        self.scene, self.observers, self.attributes = None, [], {}
+        self.scene, self.observers, self.attributes, self.labels = None, [], {}, {}
         self.nodes, self.current, self.wanted = [], None, ""
         self.combo = QComboBox()
         self.combo.activated.connect(self.onActivated)
@@ -213,8 +214,12 @@ class qMRMLNodeComboBox(QWidget):
     def nodeFromIndex(self, index: int):
         return self.nodes[index] if 0 <= index < len(self.nodes) else None
 
+    def setNodeTypeLabel(self, label: str, nodeType: str) -> None:
+        self.labels[nodeType] = label
+        self.fill()
+
     def nodeTypeLabel(self, nodeType: str) -> str:
-        return self.scene.GetTypeDisplayNameByClassName(nodeType) or "node"
+        return self.labels.get(nodeType) or self.scene.GetTypeDisplayNameByClassName(nodeType) or "node"
 
     def addNode(self, nodeType: str | None = None):
         nodeType = nodeType or self.nodeTypes[0]
@@ -233,8 +238,8 @@ class qMRMLNodeComboBox(QWidget):
         self.scene.RemoveNode(self.current)
 
     def renameCurrentNode(self) -> None:
-        name, accepted = QInputDialog.getText(self, "Rename", "New name:", text=self.current.GetName())
-        if accepted and name:
+        name = QInputDialog.getText(self, "Rename", "New name:")
+        if name:
             self.current.SetName(name)
             self.currentNodeRenamed.emit(name)
 

@@ -13,6 +13,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 IMPLEMENTATIONS: dict[str, type] = {}  # natives that Qt does not have, by the name of their class
 TYPES = {"QString": str, "bool": bool, "int": int, "double": (int, float), "QStringList": (list, tuple)}
 proxyClasses: dict[str, type] = {}
+timers: list[QtCore.QTimer] = []  # made by scripts
 
 
 def implements(native: type) -> type:
@@ -44,7 +45,7 @@ def unwrap(value):
         return value._native
     if isinstance(value, (list, tuple)):
         return type(value)(unwrap(item) for item in value)
-    if callable(value) and hasattr(value, "__code__"):
+    if callable(value) and not isinstance(value, type):
         return guarded(value)
     return value
 
@@ -129,6 +130,8 @@ class Proxy(metaclass=ProxyType):
             record.fail(f"{className} is not part of the host: write it in Testing/panels, or use another widget", NotInHost)
         object.__setattr__(self, "_native", native(*unwrap(args)))
         self._native._proxy = self
+        if className == "QTimer":
+            timers.append(self._native)
 
     def __getattr__(self, name: str):
         if name.startswith("__"):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
+import sys
 import types
 import unittest
 from pathlib import Path
 
 import slicer
-from contract import PYTHON, record
+from contract import PYTHON, NotInHost, record
 
 
 class ScriptedLoadableModule:
@@ -25,8 +27,6 @@ class ScriptedLoadableModule:
         return f'<p>For more information see the <a href="{docPage or self.moduleName}">online documentation</a>.</p>'
 
     def runTest(self, msec=100, **kwargs) -> None:
-        import sys
-
         test = getattr(sys.modules[type(self).__module__], self.moduleName + "Test")()
         test.runTest(**kwargs)
 
@@ -112,6 +112,8 @@ class CheckedModule(types.ModuleType):
             if any(name in version.get(self._short, {}) for version in PYTHON.values()):
                 raise AttributeError(f"slicer.{self._short}.{name} does not exist in Slicer {record.version}")
             record.fail(f"slicer.{self._short}.{name} does not exist")
+        if name not in self._functions:
+            record.fail(f"slicer.{self._short}.{name} is not part of the host", NotInHost)
         function = self._functions[name]
         return function if known[name] is None else checkedCall(function, f"slicer.{self._short}.{name}", known[name])
 
@@ -139,12 +141,50 @@ def checkedCall(function, name: str, signature: str):
     return call
 
 
-def recorded(name: str, calls: list, result=None):
-    def call(*args, **keywords):
-        calls.append((name, args, keywords))
-        return result
+class Packages:
+    """Stands in for pip: `missing` says what is not installed, `calls` what was asked for."""
 
-    return call
+    def __init__(self) -> None:
+        self.missing: set[str] = set()
+        self.calls: list[tuple] = []
+
+    def check(self, requirement) -> bool:
+        return requirementName(requirement) not in self.missing
+
+    def install(self, requirements, **options) -> None:
+        names = [requirements] if isinstance(requirements, str) else list(requirements)
+        self.calls.append(("install", names, options))
+        self.missing -= {requirementName(name) for name in names}
+
+    def uninstall(self, requirements, **options) -> None:
+        self.calls.append(("uninstall", requirements, options))
+
+    def ensure(self, requirements, prompt_install=True, **options) -> None:
+        needed = [name for name in requirements if not self.check(name)]
+        if needed and prompt_install and not slicer.util.confirmOkCancelDisplay(f"Install {needed}?"):
+            raise RuntimeError("The user declined the installation")
+        if needed:
+            self.install(needed, **options)
+
+
+def requirementName(requirement) -> str:
+    return re.match(r"[\w.-]+", str(requirement)).group()
+
+
+def modules(packages: Packages, translate) -> dict[str, types.ModuleType]:
+    """The modules of the slicer package that scripts import."""
+    util = dict(vars(slicer.util)) | {"pip_install": packages.install, "pip_uninstall": packages.uninstall}
+    packaging = {
+        "load_requirements": loadRequirements,
+        "pip_check": packages.check,
+        "pip_ensure": packages.ensure,
+        "pip_install": packages.install,
+        "pip_uninstall": packages.uninstall,
+    }
+    i18n = {"tr": translate, "translate": lambda context, text: translate(text)}
+    checked = {"util": util, "i18n": i18n} | ({"packaging": packaging} if "packaging" in PYTHON[record.version] else {})
+    found = {name: CheckedModule(name, functions) for name, functions in checked.items()}
+    return found | {"ScriptedLoadableModule": scriptedLoadableModule()}
 
 
 def loadRequirements(path) -> list[str]:

@@ -6,21 +6,33 @@ import xml.etree.ElementTree as ET
 
 import contract
 from contract import CLASSES, NotInHost, record
-from proxy import implementation, method, wrap
+from proxy import implementation, method, proxyClass, wrap
 from PySide6 import QtCore, QtUiTools
 
 UIC_NAMES = {"buddy", "margin", "leftMargin", "topMargin", "rightMargin", "bottomMargin", "spacing", "sizeConstraint"}
 DYNAMIC = {"SlicerParameterName"}  # read by Slicer's parameter node wrapper
 
 
+class QFile(QtCore.QFile):
+    def __init__(self, path) -> None:
+        if not isinstance(path, str):
+            record.fail(f"qt.QFile takes a str, not {path!r}")
+        super().__init__(path)
+
+
 class UiLoader:
     """qt.QUiLoader."""
+
+    translate = str
 
     def load(self, file, parent=None):
         path = file.fileName()
         tree = ET.parse(path).getroot()
         connections = tree.find("connections")
         checkWidgets(tree, path)
+        for element in tree.iter("string"):
+            if element.text and element.get("notr") != "true":
+                element.text = self.translate(element.text)
         if connections is not None:
             tree.remove(connections)  # Qt does not know the signals of our stand-ins
         data = QtCore.QBuffer()
@@ -55,6 +67,8 @@ def checkWidgets(tree, path: str) -> None:
             record.fail(f"{path}: there is no class {className} in Slicer {record.version}")
         for prop in element.findall("property"):
             checkProperty(className, prop.get("name"), path)
+            for value in prop.findall("set") + prop.findall("enum"):
+                replaceEnum(value)
 
 
 def checkProperty(className: str, name: str, path: str) -> None:
@@ -66,6 +80,14 @@ def checkProperty(className: str, name: str, path: str) -> None:
     native = implementation(className)
     if native and not native.__module__.startswith("PySide6") and native.staticMetaObject.indexOfProperty(name) < 0:
         record.fail(f"{path}: {className}.{name} is not part of the host", NotInHost)
+
+
+def replaceEnum(element) -> None:
+    """Values of CTK's enums become numbers, as Qt does not know them."""
+    names = [name.split("::") for name in (element.text or "").split("|")]
+    if names[0][0] in CLASSES and names[0][0][0] != "Q":
+        element.text = str(sum(int(getattr(proxyClass(owner), name)) for owner, name in names))
+        element.tag = "number"
 
 
 def connect(widget, connection, path: str) -> None:

@@ -8,6 +8,7 @@ import slicer
 import vtk
 from proxy import implements
 
+SIZE = (500, 400)  # of a slice view, in pixels
 MANAGERS = (
     "vtkMRMLModelSliceDisplayableManager",
     "vtkMRMLSegmentationsDisplayableManager2D",
@@ -36,45 +37,65 @@ class qMRMLSliceWidget:
 
 @implements
 class qSlicerLayoutManager:
-    """Red, green and yellow slice views of the scene."""
-
-    layout = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
-    SLICES = (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal"))
+    """The slice views of the scene; other views exist as nodes only."""
 
     def __init__(self, app) -> None:
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(app.scene, True)
-        self.logics, self.widgets = vtk.vtkCollection(), {}
-        for name, orientation in self.SLICES:
-            logic = slicer.vtkMRMLSliceLogic()
-            logic.SetMRMLApplicationLogic(app.mrmlApplicationLogic)
-            logic.SetMRMLScene(app.scene)
-            self.logics.AddItem(logic)
-            node = logic.AddSliceNode(name)
-            node.SetOrientation(orientation)
-            self.widgets[name] = qMRMLSliceWidget(logic)
+        self.app, self.widgets, self.logics = app, {}, vtk.vtkCollection()
         app.mrmlApplicationLogic.SetSliceLogics(self.logics)
+        self.layouts = slicer.vtkMRMLLayoutLogic()
+        self.layouts.SetMRMLScene(app.scene)
+        self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+    def layoutLogic(self):
+        return self.layouts
+
+    @property
+    def layout(self) -> int:
+        return self.layouts.GetLayoutNode().GetViewArrangement()
+
+    @layout.setter
+    def layout(self, layout: int) -> None:
+        self.layouts.GetLayoutNode().SetViewArrangement(layout)
+        for node in self.sliceNodes():
+            if node.GetLayoutName() not in self.widgets:
+                self.widgets[node.GetLayoutName()] = qMRMLSliceWidget(self.sliceLogic(node))
 
     def setLayout(self, layout: int) -> None:
         self.layout = layout
 
+    def sliceNodes(self) -> list:
+        views = self.layouts.GetViewNodes()
+        nodes = [views.GetItemAsObject(i) for i in range(views.GetNumberOfItems())]
+        return [node for node in nodes if node.IsA("vtkMRMLSliceNode")]
+
     def sliceViewNames(self) -> list[str]:
-        return list(self.widgets)
+        return [node.GetLayoutName() for node in self.sliceNodes()]
 
     def sliceWidget(self, name: str):
-        return self.widgets[name]
+        return self.widgets.get(name)
+
+    def sliceLogic(self, node):
+        logic = slicer.vtkMRMLSliceLogic()
+        logic.SetMRMLApplicationLogic(self.app.mrmlApplicationLogic)
+        logic.SetMRMLScene(self.app.scene)
+        logic.SetSliceNode(node)
+        logic.ResizeSliceNode(*SIZE)
+        self.logics.AddItem(logic)
+        return logic
 
     def mrmlSliceLogics(self):
         return self.logics
 
     def resetSliceViews(self) -> None:
-        for widget in self.widgets.values():
-            widget.fitSliceToBackground()
+        for name in self.sliceViewNames():
+            self.sliceWidget(name).fitSliceToBackground()
 
     def resetThreeDViews(self) -> None:
         pass
 
 
-def renderSlice(logic, path: Path, size=(500, 400)) -> Path:
+def renderSlice(logic, path: Path, size=SIZE) -> Path:
     """What the slice view of `logic` shows, with segmentations, markups and transforms."""
     renderer, window = vtk.vtkRenderer(), vtk.vtkRenderWindow()
     renderer.GetActiveCamera().ParallelProjectionOn()
@@ -91,7 +112,6 @@ def renderSlice(logic, path: Path, size=(500, 400)) -> Path:
     renderer.AddViewProp(actor)  # before the managers, or it hides what they draw
     group = displayableManagers(renderer, logic.GetSliceNode())
     logic.ResizeSliceNode(*size)
-    logic.FitSliceToBackground()
     mapper.SetInputConnection(logic.GetImageDataConnection())
     window.Render()
     grabbed, writer = vtk.vtkWindowToImageFilter(), vtk.vtkPNGWriter()
