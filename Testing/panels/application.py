@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -38,6 +39,14 @@ class qSlicerApplication(slicer_app.App, QtCore.QObject):
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(QtWidgets.QApplication.instance(), name)  # C++: it is one
+
+    def topLevelWidgets(self) -> list:
+        gc.collect()
+        gc.disable()  # a collection while PySide makes the list would delete widgets of it
+        try:
+            return QtWidgets.QApplication.topLevelWidgets()
+        finally:
+            gc.enable()
 
     def layoutManager(self):
         return self.views

@@ -70,7 +70,8 @@ def isIn(version: str | None) -> bool:
 
 def signatures(className: str, kind: str, name: str) -> list[str]:
     """The overloads of a signal or slot."""
-    known = (signature for owner in ancestry(className) for signature in CLASSES[owner].get(kind, ()))
+    entries = [CLASSES[owner] for owner in ancestry(className)]
+    known = [signature for entry in entries for signature in entry.get(kind, ()) if isIn(entry.get("late", {}).get(signature))]
     return [signature for signature in known if signature.split("(")[0] == name]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+
+import shiboken6
 import slicer
 import vtk
 from contract import record
@@ -10,6 +13,18 @@ from dialogs import QInputDialog
 from proxy import implements
 from PySide6.QtCore import Property, Signal
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QWidget
+
+
+def observe(subject, event, method) -> int:
+    """Calls the widget's method until the widget is deleted."""
+    weak = weakref.WeakMethod(method)
+
+    def call(*args) -> None:
+        if weak() and shiboken6.isValid(weak().__self__):
+            weak()(*args)
+
+    call.CallDataType = getattr(method, "CallDataType", None)
+    return subject.AddObserver(event, call)
 
 
 @implements
@@ -155,12 +170,12 @@ class qMRMLNodeComboBox(QWidget):
         if scene:
             events = slicer.vtkMRMLScene
             self.observers = [
-                scene.AddObserver(event, self.onSceneEvent)
+                observe(scene, event, self.onSceneEvent)
                 for event in (events.NodeAddedEvent, events.EndBatchProcessEvent, events.EndCloseEvent, events.EndImportEvent)
             ]
             self.observers += [
-                scene.AddObserver(events.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved),
-                scene.AddObserver(events.NodeRemovedEvent, self.onSceneEvent),
+                observe(scene, events.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved),
+                observe(scene, events.NodeRemovedEvent, self.onSceneEvent),
             ]
         self.refresh()
         if self.wanted and scene:
@@ -170,6 +185,9 @@ class qMRMLNodeComboBox(QWidget):
     def onSceneEvent(self, scene, event) -> None:
         if not scene.IsBatchProcessing():
             self.refresh()
+
+    def onNodeModified(self, node, event) -> None:
+        self.fill()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, scene, event, node) -> None:
@@ -184,7 +202,7 @@ class qMRMLNodeComboBox(QWidget):
             self.current.RemoveObserver(self.nameObserver)
         self.current = node
         if node is not None:
-            self.nameObserver = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *args: self.fill())
+            self.nameObserver = observe(node, vtk.vtkCommand.ModifiedEvent, self.onNodeModified)
         self.fill()
         self.currentNodeChanged.emit(node)
         self.currentNodeChanged_bool.emit(node is not None)

@@ -6,6 +6,8 @@ work, proxies check every use against the contract. `wrap` and `unwrap` go from 
 
 from __future__ import annotations
 
+import weakref
+
 import contract
 from contract import CLASSES, NotInHost, record
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -13,7 +15,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 IMPLEMENTATIONS: dict[str, type] = {}  # natives that Qt does not have, by the name of their class
 TYPES = {"QString": str, "bool": bool, "int": int, "double": (int, float), "QStringList": (list, tuple)}
 proxyClasses: dict[str, type] = {}
-timers: list[QtCore.QTimer] = []  # made by scripts
+timers: weakref.WeakSet[QtCore.QTimer] = weakref.WeakSet()  # made by scripts
 
 
 def implements(native: type) -> type:
@@ -33,11 +35,18 @@ def wrap(value):
     isNative = isinstance(value, (QtCore.QObject, *IMPLEMENTATIONS.values()))
     if not isNative:
         return value
-    if not hasattr(value, "_proxy"):
+    proxy = getattr(value, "_proxy", lambda: None)()
+    if proxy is None:
         className = next(c.__name__ for c in type(value).__mro__ if c.__name__ in CLASSES)
-        value._proxy = object.__new__(proxyClass(className))
-        object.__setattr__(value._proxy, "_native", value)
-    return value._proxy
+        proxy = object.__new__(proxyClass(className))
+        attach(proxy, value)
+    return proxy
+
+
+def attach(proxy: Proxy, native) -> None:
+    """The native knows its proxy weakly: an object without a parent goes with the script's last reference, as in Slicer."""
+    object.__setattr__(proxy, "_native", native)
+    native._proxy = weakref.ref(proxy)
 
 
 def unwrap(value):
@@ -100,7 +109,6 @@ def checkedSignature(proxy: Proxy, text: str) -> str:
     className = type(proxy).__name__
     if signature not in contract.signatures(className, "signals", signature.split("(")[0]):
         record.fail(f"{className} has no signal {text!r}")
-    contract.member(className, signature.split("(")[0])
     return signature
 
 
@@ -128,10 +136,9 @@ class Proxy(metaclass=ProxyType):
         native = implementation(className)
         if native is None:
             record.fail(f"{className} is not part of the host: write it in Testing/panels, or use another widget", NotInHost)
-        object.__setattr__(self, "_native", native(*unwrap(args)))
-        self._native._proxy = self
+        attach(self, native(*unwrap(args)))
         if className == "QTimer":
-            timers.append(self._native)
+            timers.add(self._native)
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -200,9 +207,9 @@ class Proxy(metaclass=ProxyType):
 
 
 def connections(proxy: Proxy) -> list:
-    if "_connections" not in proxy.__dict__:
-        object.__setattr__(proxy, "_connections", [])
-    return proxy._connections
+    if not hasattr(proxy._native, "_connections"):
+        proxy._native._connections = []
+    return proxy._native._connections
 
 
 def slotOf(receiver: Proxy, signature: str):
