@@ -38,7 +38,7 @@ def qtApplication(tmp_path_factory):
 def host(request, qtApplication, tmp_path, monkeypatch):
     from host import Host
 
-    folder = Path(request.config.getoption("--screenshots") or tmp_path)
+    folder = Path(request.config.getoption("--screenshots", None) or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     mark = request.node.get_closest_marker("slicer")
     session = Host(monkeypatch, folder, **(mark.kwargs if mark else {}))

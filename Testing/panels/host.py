@@ -84,13 +84,17 @@ class Host:
         program.chmod(0o755)
         self.patch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
-    def close(self) -> None:
-        """Ends the session as Slicer ends; then all that went wrong in it is raised."""
+    def cleanup(self) -> None:
+        """What Slicer asks of modules when it ends."""
         self.leave()
         for name in [name for name in vars(slicer.modules) if name.endswith("Widget")]:
             getattr(slicer.modules, name).cleanup()
         if any(timer.isActive() for timer in timers):
             record.keep(AssertionError("A timer still runs after cleanup()"))
+
+    def close(self) -> None:
+        """Ends the session; then all that went wrong in it is raised."""
+        self.cleanup()
         QtWidgets.QApplication.processEvents()
         for widget in self.app.topLevelWidgets():
             widget.deleteLater()

@@ -31,7 +31,7 @@ def implementation(className: str) -> type | None:
 
 def wrap(value):
     if isinstance(value, (list, tuple)):
-        return type(value)(wrap(item) for item in value)
+        return tuple(wrap(item) for item in value)  # as PythonQt does
     isNative = isinstance(value, (QtCore.QObject, *IMPLEMENTATIONS.values()))
     if not isNative:
         return value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-import re
 import sys
 import types
 import unittest
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import slicer
 from contract import PYTHON, NotInHost, record
+from packaging.requirements import Requirement
 
 
 class ScriptedLoadableModule:
@@ -148,27 +148,28 @@ class Packages:
         self.missing: set[str] = set()
         self.calls: list[tuple] = []
 
-    def check(self, requirement) -> bool:
-        return requirementName(requirement) not in self.missing
+    def check(self, requirements) -> bool:
+        return all(Requirement(str(requirement)).name not in self.missing for requirement in asList(requirements))
 
     def install(self, requirements, **options) -> None:
-        names = [requirements] if isinstance(requirements, str) else list(requirements)
-        self.calls.append(("install", names, options))
-        self.missing -= {requirementName(name) for name in names}
+        if not all(isinstance(requirement, str) for requirement in asList(requirements)):
+            record.fail(f"pip_install takes text, not {requirements!r}")
+        self.calls.append(("install", asList(requirements), options))
+        self.missing -= {Requirement(requirement).name for requirement in asList(requirements)}
 
     def uninstall(self, requirements, **options) -> None:
-        self.calls.append(("uninstall", requirements, options))
+        self.calls.append(("uninstall", asList(requirements), options))
 
     def ensure(self, requirements, prompt_install=True, **options) -> None:
-        needed = [name for name in requirements if not self.check(name)]
+        needed = [str(requirement) for requirement in asList(requirements) if not self.check(requirement)]
         if needed and prompt_install and not slicer.util.confirmOkCancelDisplay(f"Install {needed}?"):
-            raise RuntimeError("The user declined the installation")
+            raise RuntimeError("User declined package installation")
         if needed:
             self.install(needed, **options)
 
 
-def requirementName(requirement) -> str:
-    return re.match(r"[\w.-]+", str(requirement)).group()
+def asList(requirements) -> list:
+    return list(requirements) if isinstance(requirements, (list, tuple)) else [requirements]
 
 
 def modules(packages: Packages, translate) -> dict[str, types.ModuleType]:
@@ -180,6 +181,7 @@ def modules(packages: Packages, translate) -> dict[str, types.ModuleType]:
         "pip_ensure": packages.ensure,
         "pip_install": packages.install,
         "pip_uninstall": packages.uninstall,
+        "isPipInstallInProgress": lambda: False,
     }
     i18n = {"tr": translate, "translate": lambda context, text: translate(text)}
     checked = {"util": util, "i18n": i18n} | ({"packaging": packaging} if "packaging" in PYTHON[record.version] else {})
@@ -187,14 +189,19 @@ def modules(packages: Packages, translate) -> dict[str, types.ModuleType]:
     return found | {"ScriptedLoadableModule": scriptedLoadableModule()}
 
 
-def loadRequirements(path) -> list[str]:
-    lines = [line.split("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line and not line.startswith("-")]
+def loadRequirements(path) -> list[Requirement]:
+    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [Requirement(line) for line in lines if line and line[0] not in "#-"]
 
 
 def sampleData(samples: list) -> types.ModuleType:
+    fields = "category='Custom', sampleName=None, uris=None, fileNames=None, nodeNames=None, customDownloader=None, "
+    fields += "thumbnailFileName=None, loadFileTypes=None, loadFiles=None, loadFileProperties=None, checksums=None, loadFileType=None"
+
     class SampleDataLogic:
-        registerCustomSampleDataSource = staticmethod(lambda **fields: samples.append(fields))
+        registerCustomSampleDataSource = staticmethod(
+            checkedCall(lambda **sample: samples.append(sample), "SampleDataLogic.registerCustomSampleDataSource", f"({fields})")
+        )
 
     if record.version != "5.10":
         SampleDataLogic.registerCustomSampleDataCategory = staticmethod(lambda category, title=None: None)

@@ -336,3 +336,57 @@ def test_slice_view(host):
     volume = addVolume("ct")
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
     assert host.sliceView("red").stat().st_size > 1000
+
+
+@pytest.mark.slicer(markTranslated=True)
+def test_text_that_is_not_translated_is_found(host, sample, openModule):
+    widget = openModule("Sample", sample)
+    assert not host.untranslated(widget)
+    widget.ui.applyButton.text = "Apply"
+    assert host.untranslated(widget) == ["Apply"]
+
+
+def test_a_timer_must_stop_in_cleanup(host, qt):
+    timer = qt.QTimer()
+    timer.start(1000)
+    with host.expect(AssertionError, match="A timer still runs"):
+        host.cleanup()
+    timer.stop()
+
+
+def test_another_scene(sample, openModule):
+    selector = openModule("Sample", sample).ui.volume
+    addVolume("ct")
+    slicer.modules.sample.setMRMLScene(slicer.vtkMRMLScene())
+    assert slicer.modules.sample.mrmlScene() is not slicer.mrmlScene
+    slicer.modules.sample.setMRMLScene(slicer.mrmlScene)
+    assert selector.nodeCount() == 1
+
+
+def test_parameters_are_saved_with_the_scene(sample, openModule, tmp_path):
+    logic = openModule("Sample", sample).logic
+    logic.getParameterNode().SetParameter("threshold", "7")
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(0)
+    assert logic.getParameterNode().GetParameter("threshold") == ""
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert logic.getParameterNode().GetParameter("threshold") == "7"
+
+
+def test_packages_are_installed_after_consent(host, tmp_path):
+    (tmp_path / "requirements.txt").write_text("# needed\nmonai>=1.4\nscipy\n")
+    requirements = slicer.packaging.load_requirements(tmp_path / "requirements.txt")
+    host.packages.missing.add("monai")
+    host.dialogs.answers.append("Cancel")
+    with pytest.raises(RuntimeError, match="declined"):
+        slicer.packaging.pip_ensure(requirements)
+    host.dialogs.answers.append("Ok")
+    slicer.packaging.pip_ensure(requirements, constraints="constraints.txt")
+    assert host.packages.calls == [("install", ["monai>=1.4"], {"constraints": "constraints.txt"})]
+
+
+def test_layout_of_slice_views(host):
+    layouts = slicer.app.layoutManager()
+    assert layouts.sliceViewNames() == ("Red", "Green", "Yellow")
+    layouts.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    assert layouts.sliceViewNames() == ("Red",)
