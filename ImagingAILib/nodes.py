@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
 import csv
 import json
@@ -254,6 +255,6 @@ def _colorTable(node, names: dict[int, str]):
     table.SetTypeToUser()
     table.SetNumberOfColors(max(names) + 1)
     for value in range(max(names) + 1):
-        rgb = vtk.vtkMath.HSVToRGB((value * 0.618 % 1, 0.6, 0.9))  # steps of the golden ratio: neighbors differ
+        rgb = colorsys.hsv_to_rgb(value * 0.618 % 1, 0.6, 0.9)  # steps of the golden ratio: neighbors differ
         table.SetColor(value, names.get(value, "(none)"), *rgb, float(value in names))
     return table

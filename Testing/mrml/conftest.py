@@ -17,7 +17,6 @@ sys.path += [str(HERE), str(HERE.parent), str(HERE.parent / "library")]
 sys.modules.setdefault("slicer.i18n", types.SimpleNamespace(tr=lambda text: text))  # slicer-core lacks it
 
 import slicer_app  # noqa: E402
-from grids import turned  # noqa: E402
 
 from imagingai.transform_io import save_transform  # noqa: E402
 from imagingai.volume import Volume, save  # noqa: E402
@@ -104,16 +103,3 @@ def untouched():
 
     yield lambda: before.update(state())
     assert before and state() == before
-
-
-def rigid(*shift: float) -> np.ndarray:
-    """A turn and a shift in mm."""
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = turned(8, -12, 15), shift
-    return matrix
-
-
-def sheared() -> np.ndarray:
-    matrix = rigid(3, 4, -5)
-    matrix[:3, :3] = matrix[:3, :3] @ [[1.1, 0.2, 0], [0, 0.9, 0.1], [0, 0, 1.0]]
-    return matrix

@@ -2,68 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import slicer
+import vtk
+from grids import GRIDS, mild_affine, smooth_field, textured
+from slicer.util import loadMarkups, loadTransform, loadVolume
 
-slicer = pytest.importorskip("slicer", reason="needs Slicer's MRML classes: pip install slicer-core")
-vtk = pytest.importorskip("vtk")
+from imagingai.landmarks import Landmarks, load_landmarks, save_landmarks
+from imagingai.transform import Composite, apply_to_points, invert, warp
+from imagingai.transform_io import load_transform, save_transform
+from imagingai.volume import Volume, save
 
-sys.path.append(str(Path(__file__).parents[1] / "library"))
-from grids import GRIDS, mild_affine, smooth_field, textured  # noqa: E402
-
-from imagingai.landmarks import Landmarks, load_landmarks, save_landmarks  # noqa: E402
-from imagingai.transform import Composite, apply_to_points, invert, warp  # noqa: E402
-from imagingai.transform_io import load_transform, save_transform  # noqa: E402
-from imagingai.volume import Volume, save  # noqa: E402
-
-
-class Session:
-    """A scene with the logic that loads volumes and transforms; no application, no window."""
-
-    def __init__(self) -> None:
-        self.scene = slicer.vtkMRMLScene()
-        self.application = slicer.vtkSlicerApplicationLogic()
-        self.application.SetMRMLScene(self.scene)
-        self.logic = {}
-        vtk.vtkObject.GlobalWarningDisplayOff()
-        for name, logic in (
-            ("Colors", slicer.vtkSlicerColorLogic()),
-            ("Volumes", slicer.vtkSlicerVolumesLogic()),
-            ("Transforms", slicer.vtkSlicerTransformLogic()),
-            ("Markups", slicer.vtkSlicerMarkupsLogic()),
-        ):
-            logic.SetMRMLApplicationLogic(self.application)
-            logic.SetMRMLScene(self.scene)
-            self.application.SetModuleLogic(name, logic)
-            self.logic[name] = logic
-
-    def volume(self, path: Path):
-        return self.logic["Volumes"].AddArchetypeVolume(str(path), path.name, 0)
-
-    def transform(self, path: Path):
-        return self.logic["Transforms"].AddTransform(str(path), self.scene)
-
-
-@pytest.fixture(scope="module")
-def session() -> Session:
-    return Session()
+pytestmark = pytest.mark.usefixtures("scene")
 
 
 def values_on(grid: Volume, node) -> np.ndarray:
     """The values (X, Y, Z) of a volume node in the order of our grid: Slicer reverses the slices of left-handed grids."""
-    from vtk.util.numpy_support import vtk_to_numpy
-
-    image, matrix = node.GetImageData(), vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    to_theirs = np.linalg.inv([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)]) @ grid.affine
+    matrix = vtk.vtkMatrix4x4()
+    node.GetRASToIJKMatrix(matrix)
+    to_theirs = slicer.util.arrayFromVTKMatrix(matrix) @ grid.affine
     steps = to_theirs[:3, :3].diagonal().round().astype(int)
     start = np.where(steps < 0, np.array(grid.shape) - 1, 0)
     np.testing.assert_allclose(to_theirs[:3], np.column_stack([np.diag(steps), start]), atol=1e-3)  # the same voxels of the world
-    values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1]).T
-    return values[tuple(slice(None, None, step) for step in steps)]
+    return slicer.util.arrayFromVolume(node).T[tuple(slice(None, None, step) for step in steps)]
 
 
 PAIRS = [("RAS", "oblique"), ("oblique", "LAS"), ("LPS", "sagittal")]
@@ -75,10 +37,10 @@ KINDS = {
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=" <- ".join)
-def test_slicer_places_volumes_as_we_do(session, pair, tmp_path):
+def test_slicer_places_volumes_as_we_do(pair, tmp_path):
     for name in pair:
         save(textured(GRIDS[name]), tmp_path / f"{name}.nii.gz")
-        node = session.volume(tmp_path / f"{name}.nii.gz")
+        node = loadVolume(str(tmp_path / f"{name}.nii.gz"))
         assert np.array_equal(values_on(GRIDS[name], node), textured(GRIDS[name]).data[0])
 
 
@@ -87,16 +49,16 @@ FILES = [*((kind, suffix) for kind in KINDS for suffix in (".h5", ".tfm")), ("di
 
 @pytest.mark.parametrize("kind, suffix", FILES)
 @pytest.mark.parametrize("pair", PAIRS, ids=" <- ".join)
-def test_slicer_resamples_as_we_do(session, pair, kind, suffix, tmp_path):
+def test_slicer_resamples_as_we_do(pair, kind, suffix, tmp_path):
     fixed, moving = textured(GRIDS[pair[0]]), textured(GRIDS[pair[1]], seed=5)
     transform = KINDS[kind](fixed)
     save(fixed, tmp_path / "fixed.nrrd")
     save(moving, tmp_path / "moving.nrrd")
     save_transform(transform, tmp_path / f"transform{suffix}")
-    nodes = session.volume(tmp_path / "fixed.nrrd"), session.volume(tmp_path / "moving.nrrd")
-    node = session.transform(tmp_path / f"transform{suffix}")
+    nodes = [loadVolume(str(tmp_path / f"{name}.nrrd")) for name in ("fixed", "moving")]
+    node = loadTransform(str(tmp_path / f"transform{suffix}"))
     nodes[1].SetAndObserveTransformNodeID(node.GetID())
-    resampled = values_on(fixed, session.logic["Volumes"].ResampleVolumeToReferenceVolume(nodes[1], nodes[0]))
+    resampled = values_on(fixed, slicer.modules.volumes.logic().ResampleVolumeToReferenceVolume(nodes[1], nodes[0]))
     ours = warp(moving, transform, fixed, fill=np.nan).data[0]
     # Slicer's resampling has its own idea of the outermost half voxel: compare where the eight neighbors exist.
     inside = warp(Volume(np.ones_like(moving.data), moving.affine), transform, fixed, fill=np.nan).data[0] == 1
@@ -107,21 +69,21 @@ def test_slicer_resamples_as_we_do(session, pair, kind, suffix, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["RAS", "oblique", "slice"])
-def test_slicer_moves_points_as_we_do(session, name, tmp_path):
+def test_slicer_moves_points_as_we_do(name, tmp_path):
     grid = GRIDS[name]
     save_transform(smooth_field(grid), tmp_path / "t.h5")
-    mapping = session.transform(tmp_path / "t.h5").GetTransformFromParent()
+    mapping = loadTransform(str(tmp_path / "t.h5")).GetTransformFromParent()
     index = np.random.default_rng(0).integers(1, np.maximum(np.array(grid.shape) - 1, 2), (50, 3)) * (np.array(grid.shape) > 1)
     points = index @ grid.affine[:3, :3].T + grid.origin
     theirs = np.array([mapping.TransformPoint(*point) for point in points])
     np.testing.assert_allclose(theirs, apply_to_points(smooth_field(grid), points), atol=1e-3)
 
 
-def test_our_inverse_is_slicers_inverse(session, tmp_path):
+def test_our_inverse_is_slicers_inverse(tmp_path):
     grid = GRIDS["oblique"]
     field = smooth_field(grid, 1.0, 6.0)
     save_transform(field, tmp_path / "t.h5")
-    mapping = session.transform(tmp_path / "t.h5").GetTransformToParent()
+    mapping = loadTransform(str(tmp_path / "t.h5")).GetTransformToParent()
     inverse, _ = invert(field, grid)
     points = np.array([[8, 9, 10], [14, 20, 11], [20, 12, 6]]) @ grid.affine[:3, :3].T + grid.origin
     theirs = np.array([mapping.TransformPoint(*point) for point in points])
@@ -129,10 +91,10 @@ def test_our_inverse_is_slicers_inverse(session, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".nrrd"])
-def test_we_read_what_slicer_writes(session, suffix, tmp_path):
+def test_we_read_what_slicer_writes(suffix, tmp_path):
     field = smooth_field(GRIDS["oblique"])
     save_transform(field, tmp_path / "ours.h5")
-    node = session.transform(tmp_path / "ours.h5")
+    node = loadTransform(str(tmp_path / "ours.h5"))
     storage = slicer.vtkMRMLTransformStorageNode()
     storage.SetFileName(str(tmp_path / f"theirs{suffix}"))
     assert storage.WriteData(node)
@@ -143,10 +105,10 @@ def test_we_read_what_slicer_writes(session, suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mrk.json", ".fcsv"])
-def test_slicer_and_we_read_each_others_landmarks(session, suffix, tmp_path):
+def test_slicer_and_we_read_each_others_landmarks(suffix, tmp_path):
     ours = Landmarks(("AC", "PC"), np.array([[1.0, 2, 3], [-4, 5.5, 6]]))
     save_landmarks(ours, tmp_path / f"ours{suffix}")
-    node = session.scene.GetNodeByID(session.logic["Markups"].LoadMarkups(str(tmp_path / f"ours{suffix}"), "ours"))
+    node = loadMarkups(str(tmp_path / f"ours{suffix}"))
     found = [list(node.GetNthControlPointPosition(k)) for k in range(node.GetNumberOfControlPoints())]
     np.testing.assert_allclose(found, ours.points, atol=1e-6)
     assert [node.GetNthControlPointLabel(k) for k in range(2)] == list(ours.names)

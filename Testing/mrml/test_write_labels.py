@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from conftest import rigid, sheared
 from grids import GRIDS, labeled, smooth_field, textured
+from parents import rigid, sheared
 
 from imagingai.registration.quality import read_label_names
 from imagingai.transform import Affine, warp

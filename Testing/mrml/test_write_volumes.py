@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from conftest import rigid, sheared
 from grids import GRIDS, mild_affine, smooth_field, textured
+from parents import rigid, sheared
 
 from imagingai.landmarks import load_landmarks
 from imagingai.transform import Affine, Composite, Transform, apply_to_points, invert_points, warp
