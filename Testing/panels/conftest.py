@@ -64,3 +64,17 @@ def typeText(host):
 @pytest.fixture
 def waitUntil(host):
     return host.waitUntil
+
+
+@pytest.fixture
+def qt(host):
+    import qt
+
+    return qt
+
+
+@pytest.fixture
+def ctk(host):
+    import ctk
+
+    return ctk

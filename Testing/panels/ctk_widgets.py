@@ -10,7 +10,6 @@ from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
-    QGroupBox,
     QHBoxLayout,
     QPushButton,
     QSizePolicy,
@@ -47,6 +46,14 @@ def forwarded(kind, part: str, name: str):
         getattr(self, part).setProperty(name, value)
 
     return Property(kind, get, set)
+
+
+def fillRow(widget, *parts) -> None:
+    """Lays the parts out side by side; the first takes the room."""
+    layout = QHBoxLayout(widget)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for part in parts:
+        layout.addWidget(part, 1 if part is parts[0] else 0)
 
 
 @implements
@@ -103,80 +110,35 @@ class ctkCollapsibleButton(QAbstractButton):
 
 
 @implements
-class ctkCollapsibleGroupBox(QGroupBox):
-    def __init__(self, parent=None) -> None:
-        super().__init__(parent)
-        self.setCheckable(True)
-        self.toggled.connect(self.onToggled)
-
-    collapsed = Property(bool, lambda self: not self.isChecked(), lambda self, value: self.setChecked(not value))
-
-    def onToggled(self, isOpen: bool) -> None:
-        for child in self.findChildren(QWidget, options=Qt.FindChildOption.FindDirectChildrenOnly):
-            child.setVisible(isOpen)
-
-
-class Numbers(QWidget):
-    """What number widgets have in common; `spinBox` is a part of all of them."""
-
-    valueChanged = Signal(float)
-
-    decimals = forwarded(int, "spinBox", "decimals")
-    singleStep = forwarded(float, "spinBox", "singleStep")
-    prefix = forwarded(str, "spinBox", "prefix")
-    suffix = forwarded(str, "spinBox", "suffix")
-
-    def __init__(self, parent=None) -> None:
-        super().__init__(parent)
-        self.spinBox = QDoubleSpinBox()
-        self.spinBox.valueChanged.connect(self.onValueChanged)
-        QHBoxLayout(self).setContentsMargins(0, 0, 0, 0)
-
-    def setValue(self, value) -> None:
-        self.spinBox.setValue(value)
-
-    def setDecimals(self, decimals: int) -> None:
-        self.spinBox.setDecimals(decimals)
-
-    value = forwarded(float, "spinBox", "value")
-
-    def onValueChanged(self, value: float) -> None:
-        self.valueChanged.emit(value)
-
-
-@implements
-class ctkDoubleSpinBox(Numbers):
-    editingFinished = Signal()
-
-    minimum = forwarded(float, "spinBox", "minimum")
-    maximum = forwarded(float, "spinBox", "maximum")
-    readOnly = forwarded(bool, "spinBox", "readOnly")
-
-    def __init__(self, parent=None) -> None:
-        super().__init__(parent)
-        self.spinBox.editingFinished.connect(self.editingFinished)
-        self.layout().addWidget(self.spinBox)
-
-
-@implements
-class ctkSliderWidget(Numbers):
+class ctkSliderWidget(QWidget):
     STEPS = 1000  # positions of the slider; the number itself is the spin box's
 
+    valueChanged = Signal(float)
     valueIsChanging = Signal(float)
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
-        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider, self.spinBox = QSlider(Qt.Orientation.Horizontal), QDoubleSpinBox()
         self.slider.setMaximum(self.STEPS)
         self.slider.sliderMoved.connect(self.onSliderMoved)
-        self.layout().addWidget(self.slider, 1)
-        self.layout().addWidget(self.spinBox)
+        self.spinBox.valueChanged.connect(self.onValueChanged)
+        fillRow(self, self.slider, self.spinBox)
 
+    value = forwarded(float, "spinBox", "value")
     minimum = forwarded(float, "spinBox", "minimum")
     maximum = forwarded(float, "spinBox", "maximum")
+    decimals = forwarded(int, "spinBox", "decimals")
+    singleStep = forwarded(float, "spinBox", "singleStep")
+    prefix = forwarded(str, "spinBox", "prefix")
+    suffix = forwarded(str, "spinBox", "suffix")
     pageStep = stored(float, "pageStep", 10.0)
     tracking = stored(bool, "tracking", True)
-    tickInterval = stored(float, "tickInterval", 0.0)
+
+    def setValue(self, value: float) -> None:
+        self.spinBox.setValue(value)
+
+    def setDecimals(self, decimals: int) -> None:
+        self.spinBox.setDecimals(decimals)
 
     def onSliderMoved(self, position: int) -> None:
         low, high = self.spinBox.minimum(), self.spinBox.maximum()
@@ -185,50 +147,7 @@ class ctkSliderWidget(Numbers):
     def onValueChanged(self, value: float) -> None:
         low, high = self.spinBox.minimum(), self.spinBox.maximum()
         self.slider.setValue(round(self.STEPS * (value - low) / (high - low)) if high > low else 0)
-        super().onValueChanged(value)
-
-
-@implements
-class ctkRangeWidget(QWidget):
-    minimumValueChanged = Signal(float)
-    maximumValueChanged = Signal(float)
-    valuesChanged = Signal(float, float)
-
-    def __init__(self, parent=None) -> None:
-        super().__init__(parent)
-        self.low, self.high = QDoubleSpinBox(), QDoubleSpinBox()
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        for spinBox in (self.low, self.high):
-            layout.addWidget(spinBox)
-        self.high.setValue(self.high.maximum())
-        self.low.valueChanged.connect(self.onLowChanged)
-        self.high.valueChanged.connect(self.onHighChanged)
-
-    def setBoth(self, name: str, value) -> None:
-        self.low.setProperty(name, value)
-        self.high.setProperty(name, value)
-
-    decimals = Property(int, lambda self: self.low.decimals(), lambda self, value: self.setBoth("decimals", value))
-    singleStep = Property(float, lambda self: self.low.singleStep(), lambda self, value: self.setBoth("singleStep", value))
-    minimum = Property(float, lambda self: self.low.minimum(), lambda self, value: self.setBoth("minimum", value))
-    maximum = Property(float, lambda self: self.high.maximum(), lambda self, value: self.setBoth("maximum", value))
-    minimumValue = forwarded(float, "low", "value")
-    maximumValue = forwarded(float, "high", "value")
-
-    def setValues(self, low: float, high: float) -> None:
-        self.low.setValue(low)
-        self.high.setValue(high)
-
-    def onLowChanged(self, value: float) -> None:
-        self.high.setValue(max(value, self.high.value()))
-        self.minimumValueChanged.emit(value)
-        self.valuesChanged.emit(value, self.high.value())
-
-    def onHighChanged(self, value: float) -> None:
-        self.low.setValue(min(value, self.low.value()))
-        self.maximumValueChanged.emit(value)
-        self.valuesChanged.emit(self.low.value(), value)
+        self.valueChanged.emit(value)
 
 
 @implements
@@ -243,10 +162,7 @@ class ctkPathLineEdit(QWidget):
         self.edit.currentTextChanged.connect(self.currentPathChanged)
         self.browseButton.setText("...")
         self.browseButton.clicked.connect(self.browse)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.edit, 1)
-        layout.addWidget(self.browseButton)
+        fillRow(self, self.edit, self.browseButton)
 
     filters = stored(int, "filters", QDir.Filter.AllEntries.value)
     nameFilters = stored("QStringList", "nameFilters", [])
@@ -288,9 +204,7 @@ class ctkDirectoryButton(QWidget):
         super().__init__(parent)
         self.button = QPushButton()
         self.button.clicked.connect(self.browse)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.button)
+        fillRow(self, self.button)
 
     caption = stored(str, "caption", "")
     text = forwarded(str, "button", "text")
@@ -319,9 +233,4 @@ class ctkComboBox(QComboBox):
 
 @implements
 class ctkCheckBox(QCheckBox):
-    pass
-
-
-@implements
-class ctkMenuButton(QPushButton):
     pass

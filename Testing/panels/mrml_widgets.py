@@ -8,11 +8,11 @@ import shiboken6
 import slicer
 import vtk
 from contract import record
-from ctk_widgets import ctkSliderWidget, stored
+from ctk_widgets import ctkSliderWidget, fillRow, stored
 from dialogs import QInputDialog
 from proxy import implements
 from PySide6.QtCore import Property, Signal
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QWidget
 
 
 def observe(subject, event, method) -> int:
@@ -78,9 +78,7 @@ class qMRMLNodeComboBox(QWidget):
         self.nodes, self.current, self.wanted = [], None, ""
         self.combo = QComboBox()
         self.combo.activated.connect(self.onActivated)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.combo)
+        fillRow(self, self.combo)
         self.setEnabled(False)
 
     def refresh(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import os
 import sys
@@ -119,21 +118,12 @@ class CheckedModule(types.ModuleType):
 
 
 def checkedCall(function, name: str, signature: str):
-    arguments = ast.parse(f"def f{signature}: pass").body[0].args
-    parameters = [inspect.Parameter(a.arg, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in arguments.args]
-    first = len(parameters) - len(arguments.defaults)
-    parameters = [p.replace(default=None) if i >= first else p for i, p in enumerate(parameters)]
-    if arguments.vararg:
-        parameters.append(inspect.Parameter(arguments.vararg.arg, inspect.Parameter.VAR_POSITIONAL))
-    for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        empty = inspect.Parameter.empty if default is None else None
-        parameters.append(inspect.Parameter(a.arg, inspect.Parameter.KEYWORD_ONLY, default=empty))
-    if arguments.kwarg:
-        parameters.append(inspect.Parameter(arguments.kwarg.arg, inspect.Parameter.VAR_KEYWORD))
+    scope = dict(vars(slicer.util))  # some defaults are named constants of it
+    exec(f"from __future__ import annotations\ndef declared{signature}: pass", scope)
 
     def call(*args, **keywords):
         try:
-            inspect.Signature(parameters).bind(*args, **keywords)
+            inspect.signature(scope["declared"]).bind(*args, **keywords)
         except TypeError as error:
             record.fail(f"{name}{signature} in Slicer {record.version}: {error}")
         return function(*args, **keywords)
@@ -195,13 +185,16 @@ def loadRequirements(path) -> list[Requirement]:
 
 
 def sampleData(samples: list) -> types.ModuleType:
-    fields = "category='Custom', sampleName=None, uris=None, fileNames=None, nodeNames=None, customDownloader=None, "
-    fields += "thumbnailFileName=None, loadFileTypes=None, loadFiles=None, loadFileProperties=None, checksums=None, loadFileType=None"
+    fields = ("category", "sampleName", "uris", "fileNames", "nodeNames", "customDownloader", "thumbnailFileName")
+    fields += ("loadFileTypes", "loadFiles", "loadFileProperties", "checksums")
+
+    def register(**sample) -> None:
+        if not set(sample) <= set(fields):
+            record.fail(f"registerCustomSampleDataSource does not take {set(sample) - set(fields)}")
+        samples.append(sample)
 
     class SampleDataLogic:
-        registerCustomSampleDataSource = staticmethod(
-            checkedCall(lambda **sample: samples.append(sample), "SampleDataLogic.registerCustomSampleDataSource", f"({fields})")
-        )
+        registerCustomSampleDataSource = staticmethod(register)
 
     if record.version != "5.10":
         SampleDataLogic.registerCustomSampleDataCategory = staticmethod(lambda category, title=None: None)
