@@ -113,10 +113,16 @@ def test_console_process(host, waitUntil):
     assert codes == [0] and "hello" in "".join(lines)
 
 
-def test_slice_view(host):
+def test_slice_view_shows_what_is_in_the_scene(host):
     volume = addVolume("ct")
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
-    assert host.sliceView("red").stat().st_size > 1000
+    plain = host.sliceView("plain").read_bytes()
+    points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+    points.CreateDefaultDisplayNodes()
+    points.AddControlPoint(8, 8, host.app.views.sliceWidget("Red").sliceLogic().GetSliceOffset())
+    marked = host.sliceView("marked").read_bytes()
+    slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(volume).SetVisibility(True)
+    assert len({plain, marked, host.sliceView("legend").read_bytes()}) == 3
 
 
 def test_another_scene(openModule):

@@ -14,6 +14,7 @@ MANAGERS = (
     "vtkMRMLSegmentationsDisplayableManager2D",
     "vtkMRMLMarkupsDisplayableManager",
     "vtkMRMLTransformsDisplayableManager2D",
+    "vtkMRMLColorLegendDisplayableManager",
 )
 
 
@@ -112,6 +113,7 @@ def renderSlice(logic, path: Path, size=SIZE) -> Path:
     renderer.AddViewProp(actor)  # before the managers, or it hides what they draw
     group = displayableManagers(renderer, logic.GetSliceNode())
     logic.ResizeSliceNode(*size)
+    showOldLegends(logic.GetSliceCompositeNode())
     mapper.SetInputConnection(logic.GetImageDataConnection())
     window.Render()
     grabbed, writer = vtk.vtkWindowToImageFilter(), vtk.vtkPNGWriter()
@@ -123,6 +125,14 @@ def renderSlice(logic, path: Path, size=SIZE) -> Path:
     writer.Write()
     group.SetMRMLDisplayableNode(None)
     return path
+
+
+def showOldLegends(composite) -> None:
+    """The manager of color legends asks for those that are older than itself when a layer changes."""
+    flags = composite.GetInteractionFlags()
+    composite.SetInteractionFlags(composite.BackgroundVolumeFlag)
+    composite.Modified()
+    composite.SetInteractionFlags(flags)
 
 
 def displayableManagers(renderer, sliceNode):
