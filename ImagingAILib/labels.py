@@ -8,7 +8,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from ImagingAILib.world import NodeError, arrayOf, imageOf, resampled, toWorld
+from ImagingAILib.world import NodeError, arrayOf, checkVolume, imageOf, resampled, toWorld
 
 BINARY = "Binary labelmap"
 TOUCHING = 0.01  # of the smaller segment: so much overlap comes from surfaces that touch
@@ -44,11 +44,10 @@ def valuesByName(tables: Sequence[Names]) -> tuple[list[dict[int, int]], dict[in
 
 
 def _labelMap(node, grid, without) -> tuple[np.ndarray, Names]:
-    if node.GetImageData() is None:
-        raise NodeError(_("{name} is empty. Load labels into it, or choose another node.").format(name=node.GetName()))
+    checkVolume(node)
     array = arrayOf(resampled(imageOf(node), toWorld(node, without), grid, linear=False))
-    whole = np.rint(array).astype(np.int32)
-    if array.ndim != 3 or not np.array_equal(whole, array):
+    whole = array.astype(np.int32)
+    if not np.issubdtype(array.dtype, np.integer) and not np.array_equal(whole, array):
         raise NodeError(_("{name} has values that are not whole numbers, so it is no label map.").format(name=node.GetName()))
     colors = node.GetDisplayNode() and node.GetDisplayNode().GetColorNode()
     given = colors if colors is not None and not colors.GetSingletonTag() else None  # Slicer's own tables name nothing

@@ -20,8 +20,9 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
 from ImagingAILib.labels import labelsOf, valuesByName
-from ImagingAILib.world import NodeError, arrayOf, chainOf, emptyImage, mapPoints, matrixOf, toWorld, worldGrid, worldImage
+from ImagingAILib.world import NodeError, arrayOf, chainOf, checkVolume, emptyImage, mapPoints, matrixOf, toWorld, worldGrid, worldImage
 
+LARGEST = 4e6  # voxels of a field that is sampled from another kind of transform
 TOLERANCE = 1e-3  # mm, of the inverse of a displacement field: where markups go
 COPY_OF = "ImagingAI.CopyOf"
 
@@ -31,7 +32,7 @@ COPY_OF = "ImagingAI.CopyOf"
 
 def writeVolume(node, path, without=None) -> None:
     """Write a scalar volume as .nrrd or .nii.gz, where it is in the world."""
-    _checkVolume(node)
+    checkVolume(node)
     _writeImage(worldImage(node, without), path)
 
 
@@ -42,17 +43,21 @@ def writeLabels(nodes: Sequence, references: Sequence, paths: Sequence, without=
     stay as they are. Beside each file the names are written as .csv.
     """
     for reference in references:
-        _checkVolume(reference)
+        checkVolume(reference)
     grids = [worldGrid(reference, without) for reference in references]
     found = [labelsOf(node, grid, without) for node, grid in zip(nodes, grids, strict=True)]
     tables, names = valuesByName([names for _array, names in found])
     for (array, _names), table, grid, path in zip(found, tables, grids, paths, strict=True):
-        own = np.array(sorted(table))
-        values = np.array([table[value] for value in own])[np.searchsorted(own, array)]
-        kind = np.int16 if np.abs(values).max() < 1 << 15 else np.int32
-        _writeImage(_withArray(grid, values.astype(kind)), path)
+        _writeImage(_withArray(grid, _renumbered(array, table)), path)
         _writeNames(Path(path), names)
     return names
+
+
+def _renumbered(array: np.ndarray, table: dict[int, int]) -> np.ndarray:
+    low, high = min(table), max(table)
+    new = np.zeros(high - low + 1, np.int16 if max(map(abs, table.values())) < 1 << 15 else np.int32)
+    new[np.array(list(table)) - low] = list(table.values())
+    return new[array - low]
 
 
 def writeLandmarks(node, path, without=None) -> None:
@@ -82,20 +87,11 @@ def writeTransform(node, path, reference=None) -> None:
         if reference is None:
             text = _("{name} cannot be written without a reference volume. Choose the fixed volume, or convert it to a displacement field.")
             raise NodeError(text.format(name=node.GetName()))
-        _checkVolume(reference)
+        checkVolume(reference)
         transform = _sampled(transform, worldGrid(reference))
     copy = slicer.vtkMRMLTransformNode()
     copy.SetAndObserveTransformFromParent(transform)
     _write(slicer.vtkMRMLTransformStorageNode(), copy, path)
-
-
-def _checkVolume(node) -> None:
-    image = node.GetImageData()
-    if image is None or image.GetPointData().GetScalars() is None or not image.GetNumberOfPoints():
-        raise NodeError(_("{name} is empty. Load an image into it, or choose another volume.").format(name=node.GetName()))
-    if (count := image.GetNumberOfScalarComponents()) != 1:
-        text = _("{name} has {count} values per voxel (colors or vectors). Convert it to a scalar volume with Vector to Scalar Volume.")
-        raise NodeError(text.format(name=node.GetName(), count=count))
 
 
 def _writeImage(image, path) -> None:
@@ -146,8 +142,10 @@ def _isWritable(part) -> bool:
 
 
 def _sampled(transform, grid):
-    """The displacement field of a transform on a grid."""
-    matrix, dimensions = matrixOf(grid), grid.GetDimensions()
+    """The displacement field of a transform on a grid, or on a coarser one with the same corners if that is very large."""
+    own = np.array(grid.GetDimensions())
+    dimensions = np.ceil(own / max(1.0, (own.prod() / LARGEST) ** (1 / 3))).astype(int)
+    matrix = matrixOf(grid) @ np.diag([*((own - 1) / np.maximum(dimensions - 1, 1)).clip(1), 1.0])
     index = np.stack(np.meshgrid(*map(np.arange, dimensions[::-1]), indexing="ij"), -1).reshape(-1, 3)[:, ::-1]
     points = index @ matrix[:3, :3].T + matrix[:3, 3]
     spacing, directions = np.linalg.norm(matrix[:3, :3], axis=0), np.eye(4)

@@ -52,6 +52,16 @@ def linearMatrix(transform) -> np.ndarray | None:
     return slicer.util.arrayFromVTKMatrix(whole.GetMatrix())
 
 
+def checkVolume(node) -> None:
+    """Raise `NodeError` unless a volume has voxels with one value each."""
+    image = node.GetImageData()
+    if image is None or image.GetPointData().GetScalars() is None or not image.GetNumberOfPoints():
+        raise NodeError(_("{name} is empty. Load an image into it, or choose another volume.").format(name=node.GetName()))
+    if (count := image.GetNumberOfScalarComponents()) != 1:
+        text = _("{name} has {count} values per voxel (colors or vectors). Convert it to a scalar volume with Vector to Scalar Volume.")
+        raise NodeError(text.format(name=node.GetName(), count=count))
+
+
 # --- images: vtkOrientedImageData, an image with a matrix from voxels to a space
 
 

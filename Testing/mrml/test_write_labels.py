@@ -175,7 +175,9 @@ def test_what_holds_no_labels_is_refused(scene, tmp_path):
     scene.transform(rigid(500, 0, 0), away)
     twice = scene.segmentation(reference, masks(reference), "twice")
     twice.GetSegmentation().GetNthSegment(2).SetName("Liver")
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "nothing")
     for node, message in (
+        (empty, "nothing is empty"),
         (scene.segmentation(reference, {}, "no segments"), "no segments has no label inside the image"),
         (scene.segmentation(reference, {"a": np.zeros_like(masks(reference)["Bone"])}, "blank"), "blank has no label inside"),
         (away, "far away has no label inside the image. Check that it belongs"),

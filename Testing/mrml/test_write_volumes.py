@@ -13,6 +13,7 @@ from imagingai.landmarks import load_landmarks
 from imagingai.transform import Affine, Composite, Transform, apply_to_points, invert_points, warp
 from imagingai.transform_io import load_transform
 from imagingai.volume import Volume, load, same_grid
+from ImagingAILib import nodes
 from ImagingAILib.nodes import NodeError, writeLandmarks, writeTransform, writeVolume
 
 
@@ -182,6 +183,20 @@ def thinPlate(node) -> None:
     spline.SetSourceLandmarks(source)
     spline.SetTargetLandmarks(target)
     node.SetAndObserveTransformToParent(spline)
+
+
+def test_a_field_on_a_very_large_reference_is_coarser_but_reaches_as_far(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(nodes, "LARGEST", 5000)
+    node = scene.transform(smooth_field(GRIDS["RAS"], 1.0, 6.0))
+    node.Inverse()
+    writeTransform(node, tmp_path / "out.h5", scene.volume(textured(GRIDS["RAS"])))
+    written = load_transform(tmp_path / "out.h5")
+    assert 3000 < written.data[0].size <= 6000
+    np.testing.assert_allclose(written.volume.center, GRIDS["RAS"].center, atol=1e-4)
+    np.testing.assert_allclose(written.affine[:3, 3], GRIDS["RAS"].origin, atol=1e-4)
+    np.testing.assert_allclose(
+        apply_to_points(written, POINTS), [node.GetTransformFromParent().TransformPoint(p) for p in POINTS], atol=0.3
+    )
 
 
 def test_a_transform_that_itk_lacks_becomes_a_field_on_the_reference(scene, untouched, tmp_path):
