@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dialogs import QFileDialog
 from proxy import implements
-from PySide6.QtCore import Property, QDir, QSettings, Qt, Signal
+from PySide6.QtCore import Property, QDir, QSettings, QSize, Qt, Signal
 from PySide6.QtWidgets import (
     QAbstractButton,
-    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QHBoxLayout,
-    QPushButton,
     QSizePolicy,
     QSlider,
     QStyle,
@@ -93,12 +91,11 @@ class ctkCollapsibleButton(QAbstractButton):
         return position.y() <= self.titleHeight()
 
     def sizeHint(self):
-        return self.layout().sizeHint() if self.layout() and self.isChecked() else self.minimumSizeHint()
+        return self.layout().totalSizeHint() if self.layout() and self.isChecked() else self.minimumSizeHint()
 
     def minimumSizeHint(self):
-        hint = super().minimumSizeHint()
-        hint.setHeight(self.titleHeight() + 2)
-        return hint
+        isOpen = self.layout() and self.isChecked()
+        return self.layout().totalMinimumSize() if isOpen else QSize(100, self.titleHeight() + 2)
 
     def paintEvent(self, event) -> None:
         painter, option = QStylePainter(self), QStyleOptionButton()
@@ -193,44 +190,3 @@ class ctkPathLineEdit(QWidget):
 
 for pathFilter in QDir.Filter:
     setattr(ctkPathLineEdit, pathFilter.name, pathFilter.value)
-
-
-@implements
-class ctkDirectoryButton(QWidget):
-    directoryChanged = Signal(str)
-    directorySelected = Signal(str)
-
-    def __init__(self, parent=None) -> None:
-        super().__init__(parent)
-        self.button = QPushButton()
-        self.button.clicked.connect(self.browse)
-        fillRow(self, self.button)
-
-    caption = stored(str, "caption", "")
-    text = forwarded(str, "button", "text")
-
-    def setDirectory(self, path: str) -> None:
-        if path != self.button.text():
-            self.button.setText(path)
-            self.directoryChanged.emit(path)
-
-    directory = Property(str, lambda self: self.button.text(), setDirectory)
-
-    def browse(self) -> None:
-        path = QFileDialog.getExistingDirectory(self, self.caption, self.directory)
-        if path:
-            self.setDirectory(path)
-            self.directorySelected.emit(path)
-
-
-@implements
-class ctkComboBox(QComboBox):
-    defaultText = stored(str, "defaultText", "")
-    currentUserDataAsString = Property(
-        str, lambda self: str(self.currentData() or ""), lambda self, text: self.setCurrentIndex(self.findData(text))
-    )
-
-
-@implements
-class ctkCheckBox(QCheckBox):
-    pass

@@ -177,9 +177,11 @@ class Host:
 
     def screenshot(self, widget, name: str) -> Path:
         """A picture of a widget, or of a module's panel."""
-        path, proxy = self.screenshots / f"{name}.png", widget if isinstance(widget, Proxy) else widget.parent
+        path, native = self.screenshots / f"{name}.png", (widget if isinstance(widget, Proxy) else widget.parent)._native
+        if native.isWindow():
+            native.resize(native.width(), native.sizeHint().height())
         QtWidgets.QApplication.processEvents()
-        assert proxy._native.grab().save(str(path))
+        assert native.grab().save(str(path))
         return path
 
     def sliceView(self, name: str, view: str = "Red", size=(500, 400)) -> Path:

@@ -8,11 +8,11 @@ import shiboken6
 import slicer
 import vtk
 from contract import record
-from ctk_widgets import ctkSliderWidget, fillRow, stored
+from ctk_widgets import fillRow, stored
 from dialogs import QInputDialog
 from proxy import implements
 from PySide6.QtCore import Property, Signal
-from PySide6.QtWidgets import QComboBox, QWidget
+from PySide6.QtWidgets import QComboBox, QSizePolicy, QWidget
 
 
 def observe(subject, event, method) -> int:
@@ -50,14 +50,6 @@ class qSlicerWidget(QWidget):
 
 
 @implements
-class qMRMLSliderWidget(ctkSliderWidget):
-    quantity = stored(str, "quantity", "")
-
-    def setMRMLScene(self, scene) -> None:
-        pass  # only the units of `quantity` depend on it
-
-
-@implements
 class qMRMLNodeComboBox(QWidget):
     """Lists the nodes of the scene by type and attribute, and follows the scene."""
 
@@ -79,6 +71,8 @@ class qMRMLNodeComboBox(QWidget):
         self.combo = QComboBox()
         self.combo.activated.connect(self.onActivated)
         fillRow(self, self.combo)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        self.combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setEnabled(False)
 
     def refresh(self) -> None:

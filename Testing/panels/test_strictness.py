@@ -24,7 +24,7 @@ def test_properties_are_attributes(qt, ctk):
 
 MISTAKES = {
     "unknown property": (lambda qt, ctk: setattr(qt.QPushButton(), "caption", "x"), "QPushButton.caption is not a property"),
-    "unknown method": (lambda qt, ctk: ctk.ctkDirectoryButton().setDirectory("/"), "ctkDirectoryButton.setDirectory does not exist"),
+    "unknown method": (lambda qt, ctk: ctk.ctkPathLineEdit().setLabel("x"), "ctkPathLineEdit.setLabel does not exist"),
     "Python name on a widget": (lambda qt, ctk: setattr(qt.QLabel(), "myState", 1), "QLabel.myState is not a property"),
     "wrong type": (lambda qt, ctk: setattr(qt.QLabel(), "text", 5), "QLabel.text is a QString, it does not take 5"),
     "misspelled signal": (lambda qt, ctk: qt.QPushButton().connect("click()", print), "QPushButton has no signal 'click\\(\\)'"),
