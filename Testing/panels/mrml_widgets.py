@@ -23,7 +23,6 @@ def observe(subject, event, method) -> int:
         if weak() and shiboken6.isValid(weak().__self__):
             weak()(*args)
 
-    call.CallDataType = getattr(method, "CallDataType", None)
     return subject.AddObserver(event, call)
 
 
@@ -57,16 +56,12 @@ class qMRMLNodeComboBox(QWidget):
     currentNodeChanged_bool = Signal(bool)
     currentNodeIDChanged = Signal(str)
     currentNodeRenamed = Signal(str)
-    nodeActivated = Signal(object)
-    nodeAdded = Signal(object)
     nodeAddedByUser = Signal(object)
     nodeAddedByUserAction = Signal(object)
-    nodeAboutToBeRemoved = Signal(object)
-    nodeAboutToBeEdited = Signal(object)
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
-        self.scene, self.observers, self.attributes, self.labels = None, [], {}, {}
+        self.scene, self.observers, self.attributes = None, [], {}
         self.nodes, self.current, self.wanted = [], None, ""
         self.combo = QComboBox()
         self.combo.activated.connect(self.onActivated)
@@ -78,11 +73,7 @@ class qMRMLNodeComboBox(QWidget):
     def refresh(self) -> None:
         """Lists the nodes again; selects one when there must be one."""
         index = self.nodes.index(self.current) if self.current in self.nodes else 0
-        known = self.nodes
         self.nodes = [node for node in self.allNodes() if self.isListed(node)]
-        for node in self.nodes:
-            if node not in known:
-                self.nodeAdded.emit(node)
         node = self.current
         if node not in self.nodes:
             isLost = node is not None and self.nodes
@@ -111,13 +102,11 @@ class qMRMLNodeComboBox(QWidget):
     addEnabled = stored(bool, "addEnabled", True, fill)
     removeEnabled = stored(bool, "removeEnabled", True, fill)
     renameEnabled = stored(bool, "renameEnabled", False, fill)
-    editEnabled = stored(bool, "editEnabled", False)
     showHidden = stored(bool, "showHidden", False, refresh)
     showChildNodeTypes = stored(bool, "showChildNodeTypes", True, refresh)
     hideChildNodeTypes = stored("QStringList", "hideChildNodeTypes", [], refresh)
     selectNodeUponCreation = stored(bool, "selectNodeUponCreation", True)
     noneDisplay = stored(str, "noneDisplay", "None", fill)
-    interactionNodeSingletonTag = stored(str, "interactionNodeSingletonTag", "Singleton")
 
     def setBaseName(self, name: str) -> None:
         if not self.nodeTypes:
@@ -145,10 +134,6 @@ class qMRMLNodeComboBox(QWidget):
         self.attributes[nodeType, name] = None if value is None else str(value)
         self.refresh()
 
-    def removeAttribute(self, nodeType: str, name: str) -> None:
-        self.attributes.pop((nodeType, name), None)
-        self.refresh()
-
     def mrmlScene(self):
         return self.scene
 
@@ -161,14 +146,8 @@ class qMRMLNodeComboBox(QWidget):
         self.setEnabled(scene is not None)
         if scene:
             events = slicer.vtkMRMLScene
-            self.observers = [
-                observe(scene, event, self.onSceneEvent)
-                for event in (events.NodeAddedEvent, events.EndBatchProcessEvent, events.EndCloseEvent, events.EndImportEvent)
-            ]
-            self.observers += [
-                observe(scene, events.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved),
-                observe(scene, events.NodeRemovedEvent, self.onSceneEvent),
-            ]
+            changes = (events.NodeAddedEvent, events.NodeRemovedEvent, events.EndBatchProcessEvent, events.EndCloseEvent)
+            self.observers = [observe(scene, event, self.onSceneEvent) for event in (*changes, events.EndImportEvent)]
         self.refresh()
         if self.wanted and scene:
             self.setCurrentNodeID(self.wanted)
@@ -180,11 +159,6 @@ class qMRMLNodeComboBox(QWidget):
 
     def onNodeModified(self, node, event) -> None:
         self.fill()
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def onNodeAboutToBeRemoved(self, scene, event, node) -> None:
-        if node in self.nodes:
-            self.nodeAboutToBeRemoved.emit(node)
 
     def select(self, node) -> None:
         """Makes `node` the current one; all signals only when it is another."""
@@ -215,21 +189,14 @@ class qMRMLNodeComboBox(QWidget):
 
     currentNodeID = Property(str, lambda self: self.current.GetID() if self.current else "", setCurrentNodeID)
 
-    def setCurrentNodeIndex(self, index: int) -> None:
-        self.select(self.nodes[index] if 0 <= index < len(self.nodes) else None)
-
     def nodeCount(self) -> int:
         return len(self.nodes)
 
     def nodeFromIndex(self, index: int):
         return self.nodes[index] if 0 <= index < len(self.nodes) else None
 
-    def setNodeTypeLabel(self, label: str, nodeType: str) -> None:
-        self.labels[nodeType] = label
-        self.fill()
-
     def nodeTypeLabel(self, nodeType: str) -> str:
-        return self.labels.get(nodeType) or self.scene.GetTypeDisplayNameByClassName(nodeType) or "node"
+        return self.scene.GetTypeDisplayNameByClassName(nodeType) or "node"
 
     def addNode(self, nodeType: str | None = None):
         nodeType = nodeType or self.nodeTypes[0]
@@ -264,4 +231,3 @@ class qMRMLNodeComboBox(QWidget):
             self.removeCurrentNode()
         else:
             self.setCurrentNodeID(action)
-            self.nodeActivated.emit(self.current)

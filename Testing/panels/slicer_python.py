@@ -60,7 +60,9 @@ class ScriptedLoadableModuleLogic:
             node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
         else:
             node = next(iter(self.getAllParameterNodes()), None)
-        return node or slicer.mrmlScene.AddNode(self.createParameterNode())
+        node = node or slicer.mrmlScene.AddNode(self.createParameterNode())
+        node.SetAttribute("ModuleName", self.moduleName)  # closing the scene removes it
+        return node
 
     def getAllParameterNodes(self) -> list:
         nodes = slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")
