@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-import imagingai
 import slicer
 from slicer.i18n import tr as _
+
+import imagingai
 
 PYTHON_KEY = "ImagingAI/Python"  # setting: a Python with imagingai, or nothing for Slicer's own
 WHEELS_KEY = "ImagingAI/WheelFolder"  # setting: a folder with wheels for a computer without a network, or nothing
@@ -108,16 +109,8 @@ def checkPython(path: str) -> str | None:
     code = "import imagingai; print(imagingai.__version__)"
     try:
         with tempfile.TemporaryDirectory() as folder:  # an imagingai folder in the current one must not count
-            done = subprocess.run(
-                [program, "-c", code],
-                cwd=folder,
-                env=_outside(),
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-                check=False,
-                **NO_WINDOW,
-            )
+            options = {"cwd": folder, "env": _outside(), "timeout": PATIENCE, **NO_WINDOW}
+            done = subprocess.run([program, "-c", code], capture_output=True, text=True, check=False, **options)
     except subprocess.TimeoutExpired:
         return _("{path} did not answer within {seconds} seconds. Choose another Python.").format(path=program, seconds=PATIENCE)
     except OSError as error:
@@ -188,7 +181,7 @@ def _question(missing: list[str], wheels: Path | None, torchLogic) -> str:
 def _installTorch(logic, requirement: str) -> None:
     """Through the extension PyTorch; it runs pip, which reads the constraints from the environment."""
     wayOut = _("Install it in the module PyTorch Utils, then press Apply again.")
-    with _constraints() as constraints, _variable("PIP_CONSTRAINT", constraints.as_uri()):
+    with _constraints(besides=[requirement]) as constraints, _variable("PIP_CONSTRAINT", constraints.as_uri()):
         try:
             module = logic.installTorch(askConfirmation=False, torchVersionRequirement=requirement.removeprefix("torch"))
         except (subprocess.CalledProcessError, OSError, RuntimeError, ValueError, ImportError) as error:
