@@ -146,8 +146,11 @@ class Packages:
     def install(self, requirements, **options) -> None:
         if not all(isinstance(requirement, str) for requirement in asList(requirements)):
             record.fail(f"pip_install takes text, not {requirements!r}")
-        self.calls.append(("install", asList(requirements), options))
-        self.missing -= {Requirement(requirement).name for requirement in asList(requirements)}
+        words = asList(requirements)
+        self.calls.append(("install", words, options))
+        isOption = [word.startswith("-") for word in words]
+        names = [word for word, *options in zip(words, isOption, [False, *isOption], strict=False) if not any(options)]
+        self.missing -= {Requirement(name).name for name in names}
 
     def uninstall(self, requirements, **options) -> None:
         self.calls.append(("uninstall", asList(requirements), options))

@@ -121,8 +121,10 @@ def test_mistakes_in_ui_files_fail(host, tmp_path, right, wrong, message):
 def test_slicer_5_10(host):
     assert not hasattr(slicer, "packaging")
     assert not hasattr(slicer.util, "executePythonModule")
-    slicer.util.pip_install("monai")
-    assert host.packages.calls == [("install", ["monai"], {})]
+    host.packages.missing.add("monai")
+    slicer.util.pip_install(["monai>=1.4", "--constraint", "constraints.txt"])
+    assert host.packages.calls == [("install", ["monai>=1.4", "--constraint", "constraints.txt"], {})]
+    assert not host.packages.missing
 
 
 def test_slicer_5_12(host):
