@@ -78,6 +78,6 @@ if __name__ == "__main__":
     for draw, path in (
         (extension, ROOT / "ImagingAI.png"),
         (registration, icons / "DeepSimRegistration.png"),
-        (pair, icons / "BrainPair.png"),
+        (pair, ROOT / "ImagingAILib/Resources/BrainPair.png"),
     ):
         draw().savefig(path, metadata={"Software": None})
