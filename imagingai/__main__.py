@@ -227,6 +227,8 @@ def _list(options: argparse.Namespace) -> int:
             print(f"{'':15s}   --preset {key:10s} {' '.join(f'{flag(a)} {b}' for a, b in values.items())}")
     similarity = next(f for f in dataclasses.fields(load(TASKS["register"].config)) if f.name == "similarity")
     print(f"\nsimilarities    {', '.join(similarity.metadata['choices'])} (weighted sums such as ncc+0.5*mind)")
+    weights = Path(__file__).parent / "weights"  # their cards, so that torch is not needed to list them
+    print(f"weights         {', '.join(sorted(file.stem for file in weights.glob('*.md')))} (model cards in {weights})")
     return 0
 
 

@@ -93,7 +93,7 @@ def _write_page(
 
 
 def _result(found: dict[str, Any], reference: Reference) -> dict[str, Any]:
-    return {"metrics": found, "summary": summary(found), "table": table_text(found, reference.names)}
+    return {"metrics": found, "summary": summary(found), "table": table_text(found, reference.names), "names": dict(reference.names)}
 
 
 def apply_files(inputs: dict[str, Path], config: ApplyConfig, folder: Path, report: Report) -> dict[str, Any]:

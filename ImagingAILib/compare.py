@@ -1,0 +1,166 @@
+"""Look at a registration in the slice views: blended, as a checkerboard, as a lattice, where it is bad. MRML only, no Qt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from ImagingAILib import nodes as files
+
+TILES = 8  # of a checkerboard along the longest axis
+LINES = 24  # of the lattice along the longest axis
+MAP_OPACITY = 0.6
+JACOBIAN = ((0.0, (0.1, 0.2, 0.6)), (0.5, (0.3, 0.6, 1.0)), (1.0, (1.0, 1.0, 1.0)), (1.5, (1.0, 0.6, 0.3)), (2.0, (0.6, 0.1, 0.1)))
+
+
+def showBlend(fixed, moved, opacity: float = 0.5) -> None:
+    """The moved volume over the fixed one."""
+    setLayers(fixed, moved, opacity)
+
+
+def showCheckerboard(fixed, moved, node=None):
+    """Tiles of the fixed and the moved volume by turns, both in the gray window of the fixed one; returns the volume node."""
+    one, other = (windowed(volume) for volume in (fixed, moved))
+    size = max(1, max(one.shape) // TILES)
+    isOther = sum(np.indices(one.shape, sparse=True)[axis] // size for axis in range(3)) % 2 == 1
+    node = node or newVolume(_("Checkerboard"))
+    node.CopyOrientation(moved)
+    slicer.util.updateVolumeFromArray(node, np.where(isOther, other, one).astype(np.uint8))
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevel(255, 127.5)
+    setLayers(node, None)
+    return node
+
+
+def showLattice(transform, fixed, isVisible: bool) -> None:
+    """The deformation as a grid of lines in the slice views, over the field of view of the fixed volume."""
+    transform.CreateDefaultDisplayNodes()
+    display, bounds = transform.GetDisplayNode(), [0.0] * 6
+    fixed.GetRASBounds(bounds)
+    length = max(bounds[2 * axis + 1] - bounds[2 * axis] for axis in range(3))
+    display.SetAndObserveRegionNode(fixed)
+    display.SetVisualizationMode(slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID)
+    display.SetGridSpacingMm(length / LINES)
+    display.SetGridShowNonWarped(False)
+    display.SetVisibility(isVisible)
+    display.SetVisibility2D(isVisible)
+
+
+def showMap(fixed, path: Path, name: str, colors: str, node=None):
+    """A map (`jacobian` or `similarity_map` file) in color over the fixed volume, with a legend; returns its volume node."""
+    node = files.readVolume(path, name, node)
+    display = node.GetDisplayNode()
+    display.SetAutoWindowLevel(False)
+    if colors == "jacobian":
+        display.SetAndObserveColorNodeID(jacobianColors().GetID())
+        display.SetWindowLevel(2, 1)
+    else:
+        inside = slicer.util.arrayFromVolume(node)
+        high = max(float(np.percentile(inside, 99)), 1e-6)
+        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileViridis.txt")
+        if display.GetColorNode() is None:  # not in every scene
+            display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")
+        display.SetWindowLevel(high, high / 2)
+    setLayers(fixed, node, MAP_OPACITY)
+    showLegend(node, name)
+    return node
+
+
+def showLegend(node, title: str) -> None:
+    """The color bar of a volume."""
+    legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
+    legend.SetTitleText(title)
+    legend.SetLabelFormat("%.2f")
+    legend.SetVisibility(True)
+
+
+def hideMap(node) -> None:
+    """Take a map and its legend away."""
+    if node and node.GetScene():
+        if legend := slicer.modules.colors.logic().GetColorLegendDisplayNode(node):
+            slicer.mrmlScene.RemoveNode(legend)
+        slicer.mrmlScene.RemoveNode(node)
+
+
+def jacobianColors():
+    """Blue shrinks, white keeps, red grows: 0 to 2."""
+    name = "ImagingAI Jacobian"
+    if known := slicer.mrmlScene.GetFirstNodeByName(name):
+        return known
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", name)
+    function = vtk.vtkDiscretizableColorTransferFunction()
+    for value, rgb in JACOBIAN:
+        function.AddRGBPoint(value, *rgb)
+    node.SetAndObserveColorTransferFunction(function)
+    return node
+
+
+def worstPlace(folder: Path, moved) -> tuple[np.ndarray, str]:
+    """Where to look first (RAS, mm) and why: the deepest fold, or else where the images agree least."""
+    jacobian = readArray(folder / "jacobian.nii.gz")
+    if jacobian.min() <= 0:
+        index, why = np.unravel_index(jacobian.argmin(), jacobian.shape), _("fold, Jacobian {value:.2f}").format(value=jacobian.min())
+    else:
+        disagreement = smooth(readArray(folder / "similarity_map.nii.gz"))
+        index, why = np.unravel_index(disagreement.argmax(), disagreement.shape), _("least similar place")
+    matrix = vtk.vtkMatrix4x4()
+    moved.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix) @ [*index[::-1], 1], why
+
+
+def jumpTo(point: np.ndarray) -> None:
+    """All slice views, and the crosshair, to a point (RAS, mm)."""
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point[:3], slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    for node in slicer.util.getNodesByClass("vtkMRMLCrosshairNode"):
+        node.SetCrosshairRAS(*point[:3])
+        node.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
+
+
+def setLayers(background, foreground, opacity: float = 0.5) -> None:
+    """What the slice views show, fit to what is new in the background; nothing without a main window."""
+    if slicer.app.layoutManager():
+        shown = {node.GetBackgroundVolumeID() for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")}
+        slicer.util.setSliceViewerLayers(
+            background=background, foreground=foreground, foregroundOpacity=opacity, fit=background.GetID() not in shown
+        )
+
+
+def setOpacity(opacity: float) -> None:
+    """How much the foreground covers."""
+    if slicer.app.layoutManager():
+        slicer.util.setSliceViewerLayers(foregroundOpacity=opacity)
+
+
+def windowed(volume) -> np.ndarray:
+    """Gray values 0 to 255 between the 0.5th and the 99.5th percentile, so that two contrasts can stand side by side."""
+    array = slicer.util.arrayFromVolume(volume).astype(float)
+    low, high = np.percentile(array, (0.5, 99.5))
+    return np.clip((array - low) / max(high - low, 1e-12), 0, 1) * 255
+
+
+def smooth(array: np.ndarray, times: int = 3) -> np.ndarray:
+    """Means over neighbors, so that one noisy voxel is not the worst place."""
+    for axis in range(3):
+        for _time in range(times if array.shape[axis] > 2 else 0):
+            padded = np.pad(array, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
+            parts = [np.take(padded, range(k, k + array.shape[axis]), axis) for k in range(3)]
+            array = sum(parts) / 3
+    return array
+
+
+def readArray(path: Path) -> np.ndarray:
+    """Voxels of a file, k, j, i; no node stays in the scene."""
+    storage, node = slicer.vtkMRMLVolumeArchetypeStorageNode(), slicer.vtkMRMLScalarVolumeNode()
+    storage.SetFileName(str(path))
+    if not storage.ReadData(node):
+        raise files.NodeError(_("Cannot read {path}. The job folder may have been removed.").format(path=path))
+    return slicer.util.arrayFromVolume(node).astype(float)
+
+
+def newVolume(name: str):
+    return slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name))

@@ -1,0 +1,196 @@
+"""One registration of nodes of the scene: what is written for the job, and what becomes of its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from imagingai.job import Job
+from ImagingAILib import nodes as files
+from ImagingAILib.nodes import NodeError
+from ImagingAILib.process import JobProcess
+from ImagingAILib.run import TaskRun
+from ImagingAILib.world import chainOf
+
+FIXED_OF = "ImagingAI.Fixed"  # node reference of a result transform: what it was registered to
+PARENT_BEFORE = "ImagingAI.ParentBefore"  # node reference of what a result moves: its parent transform before
+MOVING_GROUP = ("moving", "moving_labels", "moving_landmarks")
+
+
+class Registration:
+    """Write, run, read back, undo.
+
+    chosen: nodes by the names of the task's inputs (fixed, moving, fixed_labels ...); config: options that differ from the
+    defaults; outputVolume, outputTransform: nodes to fill, or None for new ones; folder: of the job, kept for replay.
+    After a run `state` is done, failed or cancelled, `error` the sentence for the user, and volume, transform, table and
+    result hold what came out.
+    """
+
+    def __init__(self, chosen: dict[str, Any], config: dict[str, Any], folder: Path, outputVolume=None, outputTransform=None) -> None:
+        self.chosen, self.config, self.folder = chosen, config, Path(folder)
+        self.volume, self.transform, self.table = outputVolume, outputTransform, None
+        self.result: dict[str, Any] = {}
+        self.state, self.error = "new", ""
+        self.run: TaskRun | None = None
+        self._parents: dict[str, str | None] = {}
+        self._before: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        return _("{moving} to {fixed}").format(moving=self.chosen["moving"].GetName(), fixed=self.chosen["fixed"].GetName())
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """All that was measured, as in result.json: dice, tre, sdlogj, folding_percent, inverse_consistency ..."""
+        return self.result.get("metrics", {})
+
+    def start(
+        self,
+        python: list[str],
+        environment: dict[str, str],
+        timer=None,
+        onProgress: Callable[[dict], None] = lambda line: None,
+        onDone: Callable[[Registration], None] = lambda registration: None,
+    ) -> None:
+        """Check and write the inputs (raises `NodeError`), then start the child process."""
+        self._check()
+        inputs = writeInputs(self.chosen, self.folder)
+        Job("register", inputs, self.config).write(self.folder)
+        self.state, self._onDone = "running", onDone
+        self.run = TaskRun(JobProcess(python, self.folder, environment), onProgress, self._finish, timer)
+        self.run.start()
+
+    def _check(self) -> None:
+        for one, other in (("fixed_labels", "moving_labels"), ("fixed_landmarks", "moving_landmarks")):
+            if (one in self.chosen) != (other in self.chosen):
+                raise NodeError(_("Choose {one} and {other}, or none of them.").format(one=spoken(one), other=spoken(other)))
+        if self.transform and not self.transform.IsA("vtkMRMLTransformNode"):
+            raise NodeError(_("{name} is not a transform node.").format(name=self.transform.GetName()))
+        special = self.transform and self.transform.GetClassName() != "vtkMRMLTransformNode"
+        if special and self.config.get("deformation") != "none":
+            text = _("{name} can hold a linear transform or a single grid only. Choose a new output transform.")
+            raise NodeError(text.format(name=self.transform.GetName()))
+
+    def _finish(self, result: dict[str, Any]) -> None:
+        self.result, self.state, self.error = result, result["state"], result.get("error", "")
+        if self.state == "done":
+            try:
+                self._read()
+            except NodeError as error:
+                self.state, self.error = "failed", str(error)
+        self._onDone(self)
+
+    def _read(self) -> None:
+        """Make the result nodes and put what belongs to the moving volume under the transform."""
+        fixed, moving = self.chosen["fixed"], self.chosen["moving"]
+        self._before = nodeIDs()
+        self.volume = files.readVolume(self.folder / "moved.nii.gz", self.name, self.volume)
+        copyWindow(moving, self.volume)
+        self.transform = files.readTransform(self.folder / "transform.h5", _("{name} transform").format(name=self.name), self.transform)
+        self.transform.SetNodeReferenceID(FIXED_OF, fixed.GetID())
+        rows = tableRows(self.result)
+        self.table = files.readTable(rows, [_("Measure"), _("Before"), _("After")], _("{name} results").format(name=self.name))
+        for node in {self.chosen[name] for name in MOVING_GROUP if name in self.chosen}:
+            self._parents[node.GetID()] = node.GetTransformNodeID()
+            if resultAbove(node, fixed):
+                node.SetAndObserveTransformNodeID(node.GetNodeReferenceID(PARENT_BEFORE))
+            node.SetNodeReferenceID(PARENT_BEFORE, node.GetTransformNodeID())
+            files.moveWith(node, self.transform)
+
+    def undo(self) -> None:
+        """Move everything back and remove the nodes that this registration made."""
+        for nodeID, parentID in self._parents.items():
+            if node := slicer.mrmlScene.GetNodeByID(nodeID):
+                node.SetAndObserveTransformNodeID(parentID)
+        for nodeID in nodeIDs() - self._before:
+            if node := slicer.mrmlScene.GetNodeByID(nodeID):
+                slicer.mrmlScene.RemoveNode(node)
+        self._parents, self.state = {}, "undone"
+
+    def cancel(self) -> None:
+        """Stop; the end is reported as for any other run."""
+        if self.run:
+            self.run.cancel()
+
+    def abandon(self) -> None:
+        """Stop at once without a report: the scene closes."""
+        if self.run and self.run.running:
+            self.run.abandon()
+            self.state = "cancelled"
+
+
+def writeInputs(chosen: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Write the nodes into the folder, where they are in the world; returns the inputs of the job.
+
+    What lies under the result of an earlier registration to the same fixed volume is written as if it did not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fixed, moving = chosen["fixed"], chosen["moving"]
+    where = {name: folder / f"{name}.nrrd" for name in chosen}
+    where |= {name: folder / f"{name}.mrk.json" for name in chosen if name.endswith("landmarks")}
+    where |= {name: folder / f"{name}.h5" for name in chosen if name == "initial"}
+    without = next((above for name in MOVING_GROUP if name in chosen and (above := resultAbove(chosen[name], fixed))), None)
+    files.writeVolume(fixed, where["fixed"])
+    files.writeVolume(moving, where["moving"], without)
+    if "fixed_labels" in chosen:
+        both = ("fixed_labels", "moving_labels")
+        files.writeLabels([chosen[name] for name in both], [fixed, moving], [where[name] for name in both], without)
+    for name, reference in (("fixed_mask", fixed), ("moving_mask", moving), ("rigid_labels", fixed)):
+        if name in chosen:
+            files.writeLabels([chosen[name]], [reference], [where[name]], without)
+    if "fixed_landmarks" in chosen:
+        files.writeLandmarks(chosen["fixed_landmarks"], where["fixed_landmarks"])
+        files.writeLandmarks(chosen["moving_landmarks"], where["moving_landmarks"], without)
+    if "initial" in chosen:
+        files.writeTransform(chosen["initial"], where["initial"], fixed)
+    return {name: str(path) for name, path in where.items()}
+
+
+def resultAbove(node, fixed):
+    """The result of an earlier registration to the same fixed volume under which a node lies, or None."""
+    return next((transform for transform in chainOf(node) if transform.GetNodeReference(FIXED_OF) is fixed), None)
+
+
+def tableRows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The measures that a person reads first, then the overlap of every structure."""
+    summary, metrics, names = result.get("summary", {}), result.get("metrics", {}), result.get("names", {})
+    rows = []
+    for key, title, form in (
+        ("dice", _("Dice, mean"), "{:.3f}"),
+        ("hd95", _("HD95, mean"), "{:.2f} mm"),
+        ("tre", _("Landmark error, mean"), "{:.2f} mm"),
+        ("sdlogj", _("Roughness (SDlogJ)"), "{:.3f}"),
+        ("folding_percent", _("Folding"), "{:.3g} %"),
+        ("inverse_consistency", _("Inverse consistency"), "{:.3f} mm"),
+    ):
+        if key in summary:
+            before = summary.get(f"{key}_before")
+            rows.append((title, "" if before is None else form.format(before), form.format(summary[key])))
+    rows.append((_("Time"), "", _("{seconds:.0f} s").format(seconds=result.get("seconds", 0))))
+    before = metrics.get("dice_before", {})
+    for value, dice in metrics.get("dice", {}).items():
+        title = _("Dice {structure}").format(structure=names.get(str(value), value))
+        rows.append((title, f"{before[value]:.3f}" if value in before else "", f"{dice:.3f}"))
+    return rows
+
+
+def copyWindow(source, target) -> None:
+    """Show a volume with the gray window and colors of another."""
+    theirs, ours = source.GetDisplayNode(), target.GetDisplayNode()
+    if theirs and ours:
+        ours.SetAutoWindowLevel(False)
+        ours.SetWindowLevel(theirs.GetWindow(), theirs.GetLevel())
+        ours.SetAndObserveColorNodeID(theirs.GetColorNodeID())
+
+
+def nodeIDs() -> set[str]:
+    return {node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode")}
+
+
+def spoken(name: str) -> str:
+    """fixed_labels -> fixed labels"""
+    return name.replace("_", " ")
