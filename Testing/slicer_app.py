@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,6 +151,7 @@ class App:
 
     def __init__(self) -> None:
         self.temporaryPath = tempfile.mkdtemp(prefix="slicer-")
+        weakref.finalize(self, shutil.rmtree, self.temporaryPath, ignore_errors=True)
         self.scene = slicer.vtkMRMLScene()
         self.mrmlApplicationLogic = slicer.vtkSlicerApplicationLogic()
         self.mrmlApplicationLogic.SetMRMLScene(self.scene)  # adds the selection and interaction nodes

@@ -24,8 +24,7 @@ def pytest_configure(config) -> None:
 
 @pytest.fixture(scope="session")
 def qtApplication(tmp_path_factory):
-    pytest.importorskip("slicer", reason="needs Slicer's MRML classes: pip install slicer-core")
-    QtCore = pytest.importorskip("PySide6.QtCore", reason="needs Qt: pip install PySide6-Essentials")
+    from PySide6 import QtCore
     from PySide6.QtWidgets import QApplication
 
     QtCore.QCoreApplication.setOrganizationName("Tests")

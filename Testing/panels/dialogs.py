@@ -21,7 +21,7 @@ class Shown:
 
 
 class Dialogs(list):
-    """The dialogs shown so far. A test gives `answers` beforehand: a button's name, a path, or a function of the dialog."""
+    """The dialogs shown so far. A test gives `answers` to questions beforehand: a button, a path, a function of the dialog."""
 
     def __init__(self) -> None:
         global current
@@ -30,7 +30,7 @@ class Dialogs(list):
 
     def ask(self, shown: Shown, isQuestion: bool, default):
         self.append(shown)
-        if self.answers:
+        if isQuestion and self.answers:
             return self.answers.pop(0)
         if isQuestion:
             record.keep(AssertionError(f"The test has no answer for: {shown}"))

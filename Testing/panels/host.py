@@ -99,6 +99,8 @@ class Host:
         for widget in self.app.topLevelWidgets():
             widget.deleteLater()
         QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
+        if self.dialogs.answers:
+            record.keep(AssertionError(f"No dialog asked for these answers: {self.dialogs.answers}"))
         self.app.scene.RemoveAllObservers()  # nodes that go later must not reach deleted widgets
         self.check()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("PySide6.QtWidgets", reason="needs Qt: pip install PySide6-Essentials")
+pytest.importorskip("PySide6.QtWidgets", reason="needs Qt: pip install PySide6-Essentials", exc_type=ImportError)
 slicer = pytest.importorskip("slicer", reason="needs Slicer's MRML classes: pip install slicer-core")
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("PySide6.QtWidgets", reason="needs Qt: pip install PySide6-Essentials")
+pytest.importorskip("PySide6.QtWidgets", reason="needs Qt: pip install PySide6-Essentials", exc_type=ImportError)
 slicer = pytest.importorskip("slicer", reason="needs Slicer's MRML classes: pip install slicer-core")
 
 from contract import ContractViolation, NotInHost  # noqa: E402
