@@ -191,7 +191,7 @@ def loadRequirements(path) -> list[Requirement]:
 
 def sampleData(samples: list) -> types.ModuleType:
     fields = ("category", "sampleName", "uris", "fileNames", "nodeNames", "customDownloader", "thumbnailFileName")
-    fields += ("loadFileTypes", "loadFiles", "loadFileProperties", "checksums")
+    fields += ("loadFileType", "loadFileTypes", "loadFiles", "loadFileProperties", "checksums")
 
     def register(**sample) -> None:
         if not set(sample) <= set(fields):
