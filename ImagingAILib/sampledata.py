@@ -8,21 +8,11 @@ from slicer.i18n import tr as _
 
 CATEGORY = "ImagingAI"
 URL = "https://raw.githubusercontent.com/ImagingAI/SlicerImagingAI/main/Testing/Data/"
-BRAINS = (  # file, name of the node, what it is loaded as, checksum
-    ("brain_fixed.nii.gz", "BrainFixed", "VolumeFile", "5859d6714940aa96cb7bd44725152b65e9c3fe70019a29c3af40ef80e3b3a1ef"),
-    ("brain_moving.nii.gz", "BrainMoving", "VolumeFile", "5c2f616ac36af825744f1454958ac184eeeb62221f609836f70fa4af97a1ef65"),
-    (
-        "brain_fixed_labels.nii.gz",
-        "BrainFixedLabels",
-        "SegmentationFile",
-        "7a43a923316ff48bdd2f898d8ebe11d952071331bb7e0f9126a9ba155f7737e4",
-    ),
-    (
-        "brain_moving_labels.nii.gz",
-        "BrainMovingLabels",
-        "SegmentationFile",
-        "9bd5c4506bca8520b470b4ab8034cfa2b540c65100136b3bce8594bbedb5e35d",
-    ),
+BRAINS = (  # file, name of the node, checksum
+    ("brain_fixed.nii.gz", "BrainFixed", "5859d6714940aa96cb7bd44725152b65e9c3fe70019a29c3af40ef80e3b3a1ef"),
+    ("brain_moving.nii.gz", "BrainMoving", "5c2f616ac36af825744f1454958ac184eeeb62221f609836f70fa4af97a1ef65"),
+    ("brain_fixed_labels.nii.gz", "BrainFixedLabels", "7a43a923316ff48bdd2f898d8ebe11d952071331bb7e0f9126a9ba155f7737e4"),
+    ("brain_moving_labels.nii.gz", "BrainMovingLabels", "9bd5c4506bca8520b470b4ab8034cfa2b540c65100136b3bce8594bbedb5e35d"),
 )
 
 
@@ -32,7 +22,7 @@ def registerSampleData() -> None:
 
     if hasattr(SampleDataLogic, "registerCustomSampleDataCategory"):  # not in Slicer 5.10
         SampleDataLogic.registerCustomSampleDataCategory(CATEGORY, title=_("ImagingAI"))
-    files, names, types, digests = (list(column) for column in zip(*BRAINS, strict=True))
+    files, names, digests = (list(column) for column in zip(*BRAINS, strict=True))
     SampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName=_("Brain pair"),
@@ -40,6 +30,6 @@ def registerSampleData() -> None:
         uris=[URL + file for file in files],
         fileNames=files,
         nodeNames=names,
-        loadFileType=types,  # newer Slicers call it loadFileTypes and take this name too
+        loadFileType=["SegmentationFile" if "labels" in file else "VolumeFile" for file in files],  # newer: loadFileTypes, or this
         checksums=[f"SHA256:{digest}" for digest in digests],
     )
