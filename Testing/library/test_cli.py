@@ -93,7 +93,7 @@ def test_a_job_folder_can_be_repeated(result, tmp_path, capsys):
 def test_list_shows_everything(capsys):
     assert main(["list"]) == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in ("register", "evaluate", "--preset accurate", "deepsim_seg", "ncc+0.5*mind"))
+    assert all(word in text for word in ("register", "evaluate", "--preset accurate", "deepsim_seg", "ncc+0.5*mind", "brain3d_seg"))
 
 
 def test_a_result_is_not_overwritten_unasked(pair, result, capsys):
