@@ -67,7 +67,7 @@ class Host:
 
     def installModules(self) -> None:
         """Puts Slicer's modules in place until the end of the test."""
-        modules = slicer_python.modules(self.packages, UiLoader.translate)
+        modules = slicer_python.modules(self.packages, lambda text: UiLoader.translate(text))  # imported once, used in all tests
         for name, module in modules.items():
             self.patch.setitem(sys.modules, "slicer." + name, module)
             self.patch.setattr(slicer, name, module, raising=False)
