@@ -7,11 +7,12 @@ BENCH_VENV ?= .venv-bench
 BIN = $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test lint pictures bench clean help
 
 help:
 	@echo "make demo    register two brains and write demo-output/report.html"
 	@echo "make test    run all tests"
+	@echo "make pictures  make the pictures of the user's guide anew"
 	@echo "make bench   measure against Greedy, ANTs, DIPY, elastix and ConvexAdam (needs IMAGINGAI_BENCH_DATA)"
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -35,6 +36,10 @@ lint: $(VENV)/ready
 
 test: lint
 	$(BIN)/python -m pytest
+
+pictures: demo
+	$(BIN)/python docs/make_pictures.py demo-output/report.html docs/modules/pictures
+	$(BIN)/python -m pytest Testing/panels/test_pictures.py --screenshots docs/modules/pictures
 
 $(BENCH_VENV)/ready: pyproject.toml constraints.txt benchmarks/registration/requirements.txt
 	$(PYTHON) -m venv $(BENCH_VENV)

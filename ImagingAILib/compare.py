@@ -14,7 +14,10 @@ from ImagingAILib import nodes as files
 TILES = 8  # of a checkerboard along the longest axis
 LINES = 24  # of the lattice along the longest axis
 MAP_OPACITY = 0.6
-JACOBIAN = ((0.0, (0.1, 0.2, 0.6)), (0.5, (0.3, 0.6, 1.0)), (1.0, (1.0, 1.0, 1.0)), (1.5, (1.0, 0.6, 0.3)), (2.0, (0.6, 0.1, 0.1)))
+COLORS = {  # value or share of the highest, and its color: blue shrinks, white keeps, red grows; dark agrees, bright does not
+    "jacobian": ((0.0, (0.1, 0.2, 0.6)), (0.5, (0.3, 0.6, 1.0)), (1.0, (1.0, 1.0, 1.0)), (1.5, (1.0, 0.6, 0.3)), (2.0, (0.6, 0.1, 0.1))),
+    "similarity_map": ((0.0, (0.0, 0.0, 0.1)), (0.35, (0.5, 0.1, 0.4)), (0.7, (0.95, 0.45, 0.1)), (1.0, (1.0, 1.0, 0.6))),
+}
 
 
 def showBlend(fixed, moved, opacity: float = 0.5) -> None:
@@ -51,21 +54,14 @@ def showLattice(transform, fixed, isVisible: bool) -> None:
     display.SetVisibility2D(isVisible)
 
 
-def showMap(fixed, path: Path, name: str, colors: str, node=None):
+def showMap(fixed, path: Path, name: str, kind: str, node=None):
     """A map (`jacobian` or `similarity_map` file) in color over the fixed volume, with a legend; returns its volume node."""
     node = files.readVolume(path, name, node)
+    high = 2.0 if kind == "jacobian" else max(float(np.percentile(slicer.util.arrayFromVolume(node), 99.5)), 1e-6)
     display = node.GetDisplayNode()
     display.SetAutoWindowLevel(False)
-    if colors == "jacobian":
-        display.SetAndObserveColorNodeID(jacobianColors().GetID())
-        display.SetWindowLevel(2, 1)
-    else:
-        inside = slicer.util.arrayFromVolume(node)
-        high = max(float(np.percentile(inside, 99)), 1e-6)
-        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileViridis.txt")
-        if display.GetColorNode() is None:  # not in every scene
-            display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")
-        display.SetWindowLevel(high, high / 2)
+    display.SetAndObserveColorNodeID(mapColors(kind).GetID())
+    display.SetWindowLevel(high, high / 2)
     setLayers(fixed, node, MAP_OPACITY)
     showLegend(node, name)
     return node
@@ -87,14 +83,15 @@ def hideMap(node) -> None:
         slicer.mrmlScene.RemoveNode(node)
 
 
-def jacobianColors():
-    """Blue shrinks, white keeps, red grows: 0 to 2."""
-    name = "ImagingAI Jacobian"
+def mapColors(kind: str):
+    """The color node of a kind of map."""
+    name = f"ImagingAI {kind}"
     if known := slicer.mrmlScene.GetFirstNodeByName(name):
         return known
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", name)
+    node.SaveWithSceneOff()
     function = vtk.vtkDiscretizableColorTransferFunction()
-    for value, rgb in JACOBIAN:
+    for value, rgb in COLORS[kind]:
         function.AddRGBPoint(value, *rgb)
     node.SetAndObserveColorTransferFunction(function)
     return node

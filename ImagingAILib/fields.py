@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable
 
+import ctk
 import qt
 from slicer.i18n import tr as _
 
@@ -14,6 +15,7 @@ CHANGED = {
     "QSpinBox": "valueChanged(int)",
     "QDoubleSpinBox": "valueChanged(double)",
     "QLineEdit": "editingFinished()",
+    "ctkPathLineEdit": "currentPathChanged(QString)",
 }
 
 
@@ -64,6 +66,8 @@ def readField(widget) -> str:
         return widget.currentText
     if isinstance(widget, qt.QLineEdit):
         return widget.text
+    if isinstance(widget, ctk.ctkPathLineEdit):
+        return widget.currentPath
     return f"{widget.value:g}"
 
 
@@ -76,6 +80,8 @@ def writeField(widget, text: str) -> None:
         widget.setCurrentText(text)
     elif isinstance(widget, qt.QLineEdit):
         widget.text = text
+    elif isinstance(widget, ctk.ctkPathLineEdit):
+        widget.currentPath = text
     else:
         widget.value = float(text) if isinstance(widget, qt.QDoubleSpinBox) else int(text)
     widget.blockSignals(wasBlocked)

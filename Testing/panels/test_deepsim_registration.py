@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 pytest.importorskip("PySide6.QtWidgets", reason="needs Qt: pip install PySide6-Essentials")
 slicer = pytest.importorskip("slicer", reason="needs Slicer's MRML classes: pip install slicer-core")
+
+from imagingai.registration.config import PRESETS, RegistrationConfig  # noqa: E402
 
 IJK_TO_RAS = np.diag([-1.5, -1.5, 2.0, 1.0])
 PATIENCE = 120  # seconds that a small registration may take on a busy machine
@@ -297,9 +300,33 @@ def test_in_slicer_5_10(done):
 
 @pytest.mark.slicer(markTranslated=True)
 def test_all_texts_can_be_translated(host, openModule):
-    names = {"ncc", "displacement", "fast", "affine"}
-    texts = host.untranslated(openModule("DeepSimRegistration"))
-    assert not [text for text in texts if " " in text and not names & set(text.split())], texts
+    fields = RegistrationConfig.__dataclass_fields__.values()
+    choices = {str(choice) for field in fields for choice in field.metadata["choices"]} | set(PRESETS) | {"0", "ncc"}
+    assert [text for text in host.untranslated(openModule("DeepSimRegistration")) if text not in choices] == []
+
+
+def test_missing_packages_are_installed_after_consent(host, panel, click, waitUntil):
+    host.packages.missing = {"safetensors"}
+    host.dialogs.answers += ["Cancel"]
+    click(panel.ui.applyButton)
+    assert panel.panel.run is None and "safetensors" in host.dialogs[-1].text and not host.packages.calls
+    host.dialogs.answers += ["Ok"]
+    click(panel.ui.applyButton)
+    finish(panel, waitUntil)
+    assert len(host.packages.calls) == 1 and panel.results.run.state == "done"
+
+
+def test_another_python(host, panel, click, typeText, waitUntil):
+    click(panel.ui.environmentSection)
+    typeText(panel.ui.pythonPath, "/no/such/python")
+    click(panel.ui.applyButton)
+    assert "/no/such/python cannot be started" in host.dialogs[-1].text
+    typeText(panel.ui.pythonPath, sys.executable)
+    click(panel.ui.applyButton)
+    finish(panel, waitUntil)
+    assert panel.results.run.state == "done"
+    host.screenshot(panel, "panel-environment")
+    typeText(panel.ui.pythonPath, "")
 
 
 def test_the_console(host, pair, tmp_path, waitUntil, openModule):
