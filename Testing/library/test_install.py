@@ -111,11 +111,20 @@ def test_yes_installs_the_missing_packages_and_keeps_what_slicer_has(slicer):
 
 def test_torch_comes_through_the_extension_pytorch_which_keeps_slicers_packages_too(slicer):
     calls = slicer.addPyTorchUtils()
+    slicer.monkeypatch.setenv("PIP_CONSTRAINT", "of the user")
     assert slicer.install.ensure(REQUIREMENTS, lambda text: "extension PyTorch" not in text) is True
     assert calls[0]["torchVersionRequirement"] == ">=2.2" and calls[0]["askConfirmation"] is False
     assert "numpy==2.4.6" in calls[0]["kept"]
-    assert "PIP_CONSTRAINT" not in os.environ
+    assert os.environ["PIP_CONSTRAINT"] == "of the user"
     assert [call["asked"] for call in slicer.pip] == [["safetensors>=0.4", "matplotlib>=3.7"]]
+
+
+def test_a_torch_that_is_too_old_may_be_replaced(monkeypatch):
+    slicer = FakeSlicer(monkeypatch, "5.10")
+    slicer.installed["torch"] = "2.0"
+    calls = slicer.addPyTorchUtils()
+    assert slicer.install.ensure(REQUIREMENTS, lambda text: True) is True
+    assert "torch==2.0" not in calls[0]["kept"]
 
 
 def test_nothing_is_asked_when_all_is_there(slicer):
@@ -186,6 +195,7 @@ def test_jobs_run_with_pythonslicer_and_the_library_of_the_extension(slicer, tmp
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", "before")
     assert slicer.install.python() == [str(program)]
+    assert slicer.install.jobEnvironment()["PATH"] == str(tmp_path)
     assert slicer.install.jobEnvironment()["PYTHONPATH"].split(os.pathsep) == [str(Path(imagingai.__file__).parents[1]), "before"]
     monkeypatch.setenv("PATH", "")
     with pytest.raises(slicer.install.InstallError, match="PythonSlicer is not on the PATH"):
@@ -198,11 +208,13 @@ def test_another_python_gets_the_environment_from_before_slicer(slicer):
     assert slicer.install.jobEnvironment() == {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": "/usr/lib"}
 
 
-def test_the_folder_of_an_environment_will_do(slicer, tmp_path):
-    program = tmp_path / "bin" / "python"
-    program.parent.mkdir()
+def test_the_folder_of_an_environment_will_do(slicer, tmp_path, monkeypatch):
+    program = tmp_path / "env" / "bin" / "python"
+    program.parent.mkdir(parents=True)
     program.touch()
-    slicer.settings["ImagingAI/Python"] = str(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    slicer.settings["ImagingAI/Python"] = "~/env"
     assert slicer.install.python() == [str(program)]
 
 
@@ -231,6 +243,15 @@ def test_a_python_that_cannot_run_jobs_is_refused_with_the_reason(slicer, tmp_pa
     slicer.settings["ImagingAI/Python"] = str(program)
     with pytest.raises(slicer.install.InstallError, match=sentence):
         slicer.install.ensure(REQUIREMENTS, lambda text: True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_another_python_is_checked_without_slicers_own_variables(slicer, tmp_path, monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/slicer/lib")
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\n[ -z "$PYTHONPATH" ] && [ "$LD_LIBRARY_PATH" = /usr/lib ] && echo {imagingai.__version__}\n')
+    program.chmod(0o755)
+    assert slicer.install.checkPython(str(program)) is None
 
 
 def test_a_python_that_is_not_there(slicer, tmp_path):
