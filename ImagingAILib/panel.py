@@ -46,7 +46,6 @@ class TaskPanel(VTKObservationMixin):
         self.ui, self.task, self.requirements, self.start, self.results = ui, task, requirements, start, results
         self.parameters: Parameters | None = None
         self.run = None
-        self.timer = qt.QTimer()
         self.options = self.makeOptions()
         self.selectors = self.connectSelectors()
         self.connectPlaces()
@@ -176,7 +175,7 @@ class TaskPanel(VTKObservationMixin):
         self.results.clear()
         self.began = time.monotonic()
         self.ui.logText.clear()
-        self.timer.disconnect("timeout()")
+        self.timer = qt.QTimer()
         self.run = self.start(self.parameters, self.timer, self.onProgress, self.onDone)
         if self.run.state != "running":  # it ended while it was started
             self.run = None
@@ -231,7 +230,6 @@ class TaskPanel(VTKObservationMixin):
     def close(self) -> None:
         """The module goes away."""
         self.stop()
-        self.timer.stop()
         self.removeObservers()
 
 
