@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,20 @@ def brains(request, host):
         pytest.skip("only with --screenshots FOLDER")
     for which in ("fixed", "moving"):
         slicer.util.loadVolume(str(DATA / f"brain_{which}.nii.gz"), {"name": f"brain {which}"})
-        slicer.util.loadLabelVolume(str(DATA / f"brain_{which}_labels.nii.gz"), {"name": f"brain {which} labels"})
+        labels = slicer.util.loadLabelVolume(str(DATA / f"brain_{which}_labels.nii.gz"), {"name": f"brain {which} labels"})
+        nameValues(labels, DATA / f"brain_{which}_labels.csv")
+
+
+def nameValues(labels, table: Path) -> None:
+    """Give a label map the names of a table of values."""
+    with table.open(encoding="utf-8") as file:
+        names = {int(row["value"]): row["name"] for row in csv.DictReader(file)}
+    colors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", f"{labels.GetName()} names")
+    colors.SetTypeToUser()
+    colors.SetNumberOfColors(max(names) + 1)
+    for value, name in names.items():
+        colors.SetColor(value, name, 0.8, 0.5, 0.3)
+    labels.GetDisplayNode().SetAndObserveColorNodeID(colors.GetID())
 
 
 def test_the_pictures_of_the_guide(host, brains, openModule, click, waitUntil):
