@@ -7,6 +7,7 @@ result is its own: `results` shows and clears it.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,7 @@ from ImagingAILib import fields, install
 from ImagingAILib.nodes import NodeError
 from ImagingAILib.parameters import Parameters, camelCase, configOf, presetsOf, typeOf
 
+FLAG = r"--([a-z][a-z-]+)"  # errors name options as on the command line; in the panel --max-voxels is max voxels
 HIDDEN = ("outputs", "preview")  # the panel decides
 
 
@@ -210,7 +212,7 @@ class TaskPanel(VTKObservationMixin):
 
     def fail(self, error: str) -> None:
         """One dialog: the first line says what to do, the rest is detail."""
-        first, _sep, rest = error.partition("\n")
+        first, _sep, rest = re.sub(FLAG, lambda flag: flag[1].replace("-", " "), error).partition("\n")
         self.ui.statusLabel.visible, self.ui.statusLabel.text = True, first
         self.ui.logText.appendPlainText(error)
         slicer.util.errorDisplay(first, windowTitle=_("ImagingAI"), **({"detailedText": rest} if rest else {}))

@@ -87,6 +87,9 @@ class Registration:
     def _read(self) -> None:
         """Make the result nodes and put what belongs to the moving volume under the transform."""
         fixed, moving = self.chosen["fixed"], self.chosen["moving"]
+        if gone := [name for name, node in self.chosen.items() if node.GetScene() is None]:
+            text = _("The {names} was removed from the scene meanwhile. The results are in {folder}.")
+            raise NodeError(text.format(names=", ".join(map(spoken, gone)), folder=self.folder))
         self._before = nodeIDs()
         self.volume = files.readVolume(self.folder / "moved.nii.gz", self.name, self.volume)
         copyWindow(moving, self.volume)

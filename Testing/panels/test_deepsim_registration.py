@@ -227,6 +227,15 @@ def test_errors_are_shown_once_and_nothing_is_lost(host, panel, pair, click, wai
     host.screenshot(panel, "panel-error")
 
 
+def test_a_volume_that_is_removed_meanwhile(host, panel, pair, click, waitUntil):
+    click(panel.ui.applyButton)
+    folder = panel.panel.run.folder
+    slicer.mrmlScene.RemoveNode(pair[1])
+    finish(panel, waitUntil)
+    assert "moving was removed from the scene meanwhile. The results are in" in host.dialogs[-1].text
+    assert (folder / "moved.nii.gz").exists()
+
+
 def test_options_presets_and_reset(host, panel, click, typeText):
     ui, parameters = panel.ui, panel.panel.parameters
     click(ui.advancedSection)
@@ -246,7 +255,8 @@ def test_options_presets_and_reset(host, panel, click, typeText):
 def test_a_bad_option_is_refused_with_the_choices(host, panel, click):
     panel.ui.similarityOption.setCurrentText("ncc+ssd")
     click(panel.ui.applyButton)
-    assert "--similarity has no choice 'ssd'. Choose from mse, ncc" in host.dialogs[-1].text
+    assert "--" not in host.dialogs[-1].text
+    assert "similarity has no choice 'ssd'. Choose from mse, ncc" in host.dialogs[-1].text
 
 
 def test_parameters_are_saved_with_the_scene(host, panel, tmp_path):
