@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from ImagingAILib import nodes as files
 
 TILES = 8  # of a checkerboard along the longest axis
+MOVED_TILES = 0.8  # their brightness: seamless tiles can be told apart
 LINES = 24  # of the lattice along the longest axis
 MAP_OPACITY = 0.6
 COLORS = {  # value or share of the highest, and its color: blue shrinks, white keeps, red grows; dark agrees, bright does not
@@ -32,7 +33,7 @@ def showCheckerboard(fixed, moved, node=None):
     isOther = sum(np.indices(one.shape, sparse=True)[axis] // size for axis in range(3)) % 2 == 1
     node = node or newVolume(_("Checkerboard"))
     node.CopyOrientation(moved)
-    slicer.util.updateVolumeFromArray(node, np.where(isOther, other, one).astype(np.uint8))
+    slicer.util.updateVolumeFromArray(node, np.where(isOther, MOVED_TILES * other, one).astype(np.uint8))
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetAutoWindowLevel(False)
     node.GetDisplayNode().SetWindowLevel(255, 127.5)
@@ -80,7 +81,7 @@ def hideMap(node) -> None:
     if node and node.GetScene():
         if legend := slicer.modules.colors.logic().GetColorLegendDisplayNode(node):
             slicer.mrmlScene.RemoveNode(legend)
-        slicer.mrmlScene.RemoveNode(node)
+        files.removeNode(node)
 
 
 def mapColors(kind: str):
@@ -125,6 +126,21 @@ def setLayers(background, foreground, opacity: float = 0.5) -> None:
         slicer.util.setSliceViewerLayers(
             background=background, foreground=foreground, foregroundOpacity=opacity, fit=background.GetID() not in shown
         )
+
+
+def layers() -> dict:
+    """What the slice views show."""
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return {v.GetID(): (v.GetBackgroundVolumeID(), v.GetForegroundVolumeID(), v.GetForegroundOpacity()) for v in views}
+
+
+def restoreLayers(before: dict) -> None:
+    """Show again what `layers()` told."""
+    for viewID, (background, foreground, opacity) in before.items():
+        if view := slicer.mrmlScene.GetNodeByID(viewID):
+            view.SetBackgroundVolumeID(background)
+            view.SetForegroundVolumeID(foreground)
+            view.SetForegroundOpacity(opacity)
 
 
 def setOpacity(opacity: float) -> None:

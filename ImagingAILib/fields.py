@@ -87,6 +87,14 @@ def writeField(widget, text: str) -> None:
     widget.blockSignals(wasBlocked)
 
 
+def mark(widget, isChanged: bool) -> None:
+    """Show in bold what differs from the preset."""
+    font = widget.font
+    if font.bold() != isChanged:
+        font.setBold(isChanged)
+        widget.font = font
+
+
 def onChange(widget, slot: Callable) -> None:
     """Call slot() when a person, or code, changes the value."""
     widget.connect(CHANGED[type(widget).__name__], slot)

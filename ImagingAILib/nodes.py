@@ -236,6 +236,17 @@ def _chainUnder(parent, transformNode):
     return copy
 
 
+def removeNode(node) -> None:
+    """Take a node out of the scene, with the nodes that show it; None and removed nodes are fine."""
+    if node is None or node.GetScene() is None:
+        return
+    count = node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0
+    shownBy = [node.GetNthDisplayNode(k) for k in range(count)]
+    slicer.mrmlScene.RemoveNode(node)  # first: a slice view makes a new display node for a volume without
+    for display in filter(None, shownBy):
+        slicer.mrmlScene.RemoveNode(display)
+
+
 def _newNode(kind: str, name: str):
     return slicer.mrmlScene.AddNewNodeByClass(kind, slicer.mrmlScene.GenerateUniqueName(name))
 

@@ -48,6 +48,7 @@ class TaskPanel(VTKObservationMixin):
         self.ui, self.task, self.requirements, self.start, self.results = ui, task, requirements, start, results
         self.parameters: Parameters | None = None
         self.run = None
+        self.edited = ""  # the option that is being typed
         self.options = self.makeOptions()
         self.selectors = self.connectSelectors()
         self.connectPlaces()
@@ -106,8 +107,9 @@ class TaskPanel(VTKObservationMixin):
 
     def onParameters(self, caller=None, event=None) -> None:
         for name, widget in self.options.items():
-            if fields.readField(widget) != self.parameters.text(name):  # "1." that is being typed is 1 already
+            if name != self.edited and fields.readField(widget) != self.parameters.text(name):
                 fields.writeField(widget, self.parameters.text(name))
+            fields.mark(widget, self.parameters.isChanged(name))
         for name, selector in self.selectors.items():
             if selector.currentNode() is not self.parameters.nodeOf(name):
                 selector.setCurrentNode(self.parameters.nodeOf(name))
@@ -117,7 +119,9 @@ class TaskPanel(VTKObservationMixin):
 
     def onOption(self, name: str, _value=None) -> None:
         if self.parameters:
+            self.edited = name  # nothing is rewritten under the cursor
             self.parameters.setText(name, fields.readField(self.options[name]))
+            self.edited = ""
 
     def onPreset(self, name: str) -> None:
         if self.parameters:

@@ -37,7 +37,7 @@ class Registration:
         self.state, self.error = "new", ""
         self.run: TaskRun | None = None
         self._parents: dict[str, str | None] = {}
-        self._before: set[str] = set()
+        self._made: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class Registration:
     ) -> None:
         """Check and write the inputs (raises `NodeError`), then start the child process."""
         self._check()
-        inputs = writeInputs(self.chosen, self.folder)
+        inputs = writeInputs(self.chosen, self.folder, self.transform)
         Job("register", inputs, self.config).write(self.folder)
         self.state, self._onDone = "running", onDone
         self.run = TaskRun(JobProcess(python, self.folder, environment), onProgress, self._finish, timer)
@@ -68,6 +68,10 @@ class Registration:
         for one, other in (("fixed_labels", "moving_labels"), ("fixed_landmarks", "moving_landmarks")):
             if (one in self.chosen) != (other in self.chosen):
                 raise NodeError(_("Choose {one} and {other}, or none of them.").format(one=spoken(one), other=spoken(other)))
+        if self.volume in self.chosen.values():
+            raise NodeError(_("{name} is an input. Choose another output volume.").format(name=self.volume.GetName()))
+        if self.transform in chainOf(self.chosen["fixed"]):
+            raise NodeError(_("{name} moves the fixed volume. Choose another output transform.").format(name=self.transform.GetName()))
         if self.transform and not self.transform.IsA("vtkMRMLTransformNode"):
             raise NodeError(_("{name} is not a transform node.").format(name=self.transform.GetName()))
         special = self.transform and self.transform.GetClassName() != "vtkMRMLTransformNode"
@@ -76,13 +80,16 @@ class Registration:
             raise NodeError(text.format(name=self.transform.GetName()))
 
     def _finish(self, result: dict[str, Any]) -> None:
-        self.result, self.state, self.error = result, result["state"], result.get("error", "")
-        if self.state == "done":
-            try:
+        self.result, self.error = result, result.get("error", "")
+        self.state = "failed"  # until all is read
+        try:
+            if result["state"] == "done":
                 self._read()
-            except NodeError as error:
-                self.state, self.error = "failed", str(error)
-        self._onDone(self)
+            self.state = result["state"]
+        except NodeError as error:
+            self.error = str(error)
+        finally:  # after a bug, too, nobody waits for ever
+            self._onDone(self)
 
     def _read(self) -> None:
         """Make the result nodes and put what belongs to the moving volume under the transform."""
@@ -90,7 +97,7 @@ class Registration:
         if gone := [name for name, node in self.chosen.items() if node.GetScene() is None]:
             text = _("The {names} was removed from the scene meanwhile. The results are in {folder}.")
             raise NodeError(text.format(names=", ".join(map(spoken, gone)), folder=self.folder))
-        self._before = nodeIDs()
+        before = nodeIDs()
         self.volume = files.readVolume(self.folder / "moved.nii.gz", self.name, self.volume)
         copyWindow(moving, self.volume)
         self.transform = files.readTransform(self.folder / "transform.h5", _("{name} transform").format(name=self.name), self.transform)
@@ -99,19 +106,21 @@ class Registration:
         self.table = files.readTable(rows, [_("Measure"), _("Before"), _("After")], _("{name} results").format(name=self.name))
         for node in {self.chosen[name] for name in MOVING_GROUP if name in self.chosen}:
             self._parents[node.GetID()] = node.GetTransformNodeID()
+            if self.transform in chainOf(node):
+                continue  # it has just got its new content
             if resultAbove(node, fixed):
                 node.SetAndObserveTransformNodeID(node.GetNodeReferenceID(PARENT_BEFORE))
             node.SetNodeReferenceID(PARENT_BEFORE, node.GetTransformNodeID())
             files.moveWith(node, self.transform)
+        self._made = nodeIDs() - before
 
     def undo(self) -> None:
         """Move everything back and remove the nodes that this registration made."""
         for nodeID, parentID in self._parents.items():
             if node := slicer.mrmlScene.GetNodeByID(nodeID):
                 node.SetAndObserveTransformNodeID(parentID)
-        for nodeID in nodeIDs() - self._before:
-            if node := slicer.mrmlScene.GetNodeByID(nodeID):
-                slicer.mrmlScene.RemoveNode(node)
+        for nodeID in self._made:
+            files.removeNode(slicer.mrmlScene.GetNodeByID(nodeID))
         self._parents, self.state = {}, "undone"
 
     def cancel(self) -> None:
@@ -126,17 +135,20 @@ class Registration:
             self.state = "cancelled"
 
 
-def writeInputs(chosen: dict[str, Any], folder: Path) -> dict[str, str]:
+def writeInputs(chosen: dict[str, Any], folder: Path, output=None) -> dict[str, str]:
     """Write the nodes into the folder, where they are in the world; returns the inputs of the job.
 
-    What lies under the result of an earlier registration to the same fixed volume is written as if it did not.
+    What lies under `output`, the transform that will be replaced, or under the result of an earlier registration to the same
+    fixed volume, is written as if it did not.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fixed, moving = chosen["fixed"], chosen["moving"]
     where = {name: folder / f"{name}.nrrd" for name in chosen}
     where |= {name: folder / f"{name}.mrk.json" for name in chosen if name.endswith("landmarks")}
     where |= {name: folder / f"{name}.h5" for name in chosen if name == "initial"}
-    without = next((above for name in MOVING_GROUP if name in chosen and (above := resultAbove(chosen[name], fixed))), None)
+    group = [chosen[name] for name in MOVING_GROUP if name in chosen]
+    isReplaced = any(output in chainOf(node) for node in group)
+    without = output if isReplaced else next((above for node in group if (above := resultAbove(node, fixed))), None)
     files.writeVolume(fixed, where["fixed"])
     files.writeVolume(moving, where["moving"], without)
     if "fixed_labels" in chosen:

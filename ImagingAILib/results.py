@@ -21,6 +21,7 @@ class RegistrationResults:
 
     def __init__(self, ui) -> None:
         self.ui, self.run, self.preview, self.previewTime, self.map, self.tiles = ui, None, None, 0.0, None, None
+        self.layersBefore: dict = {}
         self.timer = qt.QTimer()
         self.timer.connect("timeout()", self.onFlicker)
         self.views = {
@@ -56,6 +57,7 @@ class RegistrationResults:
             return  # the job has just ended and removed it
         self.preview.SaveWithSceneOff()
         if isNew:
+            self.layersBefore = compare.layers()
             compare.showBlend(run.chosen["fixed"], self.preview, self.ui.blendSlider.value)
 
     def show(self, run) -> None:
@@ -121,7 +123,7 @@ class RegistrationResults:
         self.map = compare.showMap(self.run.chosen["fixed"], self.run.folder / f"{file}.nii.gz", title, file)
 
     def onLattice(self, isOn: bool) -> None:
-        if self.run:
+        if self.run and self.run.transform.GetScene():
             compare.showLattice(self.run.transform, self.run.chosen["fixed"], isOn)
 
     def onBlend(self, opacity: float) -> None:
@@ -159,8 +161,9 @@ class RegistrationResults:
             widget.enabled = isOn
 
     def removePreview(self) -> None:
-        if self.preview and self.preview.GetScene():
-            slicer.mrmlScene.RemoveNode(self.preview)
+        if self.preview:
+            files.removeNode(self.preview)
+            compare.restoreLayers(self.layersBefore)
         self.preview, self.previewTime = None, 0.0
 
     def removeMaps(self) -> None:

@@ -13,6 +13,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from balls import done, pair, panel  # noqa: E402, F401  # fixtures
+
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--screenshots", help="folder for the pictures of panels and views (default: a temporary folder)")

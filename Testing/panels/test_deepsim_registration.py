@@ -7,48 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-import vtk
-from scipy.ndimage import gaussian_filter
+from balls import IJK_TO_RAS, PATIENCE, blob, finish
 
-pytest.importorskip("PySide6.QtWidgets", reason="needs Qt: pip install PySide6-Essentials")
+pytest.importorskip("PySide6.QtWidgets", reason="needs Qt: pip install PySide6-Essentials", exc_type=ImportError)
 slicer = pytest.importorskip("slicer", reason="needs Slicer's MRML classes: pip install slicer-core")
 
 from imagingai.registration.config import PRESETS, RegistrationConfig  # noqa: E402
-
-IJK_TO_RAS = np.diag([-1.5, -1.5, 2.0, 1.0])
-PATIENCE = 120  # seconds that a small registration may take on a busy machine
-
-
-def blob(center, shape=(24, 28, 26)) -> np.ndarray:
-    """A textured ball, k j i."""
-    k, j, i = np.meshgrid(*map(np.arange, shape), indexing="ij")
-    inside = (k - center[0]) ** 2 + (j - center[1]) ** 2 + (i - center[2]) ** 2 < 8**2
-    texture = 1 + 0.5 * np.cos((i - center[2]) / 2.0) * np.cos((j - center[1]) / 2.5) * np.cos((k - center[0]) / 3.0)
-    return gaussian_filter(np.where(inside, 100 * texture, 0.0), 0.7).astype("f4"), inside.astype("u1")
-
-
-@pytest.fixture
-def pair(host):
-    """Two volumes in the scene: a ball here, and there."""
-    return [
-        slicer.util.addVolumeFromArray(blob(c)[0], IJK_TO_RAS, name)
-        for name, c in (("CT before", (12, 14, 13)), ("CT after", (13, 12, 15)))
-    ]
-
-
-@pytest.fixture
-def panel(host, openModule, pair):
-    """The panel with both volumes chosen, set to finish soon."""
-    widget = openModule("DeepSimRegistration")
-    host.choose(widget.ui.fixedSelector, "CT before")
-    host.choose(widget.ui.movingSelector, "CT after")
-    host.choose(widget.ui.presetOption, "fast")
-    host.choose(widget.ui.alignmentOption, "none")  # the search is most of the time
-    return widget
-
-
-def finish(panel, waitUntil) -> None:
-    waitUntil(lambda: panel.panel.run is None, PATIENCE)
 
 
 def test_apply_tells_what_is_missing(host, openModule, pair, click):
@@ -103,16 +67,6 @@ def test_again_starts_from_where_the_moving_volume_was(panel, pair, click, waitU
     assert moving.GetParentTransformNode() is panel.results.run.transform
 
 
-def test_undo(panel, pair, click, waitUntil):
-    before = [node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLTransformableNode")]
-    click(panel.ui.applyButton)
-    finish(panel, waitUntil)
-    click(panel.ui.undoButton)
-    assert pair[1].GetParentTransformNode() is None
-    assert [node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLTransformableNode")] == before
-    assert not panel.ui.undoButton.enabled
-
-
 def test_cancel_and_apply_again(host, panel, pair, click, waitUntil):
     host.choose(panel.ui.presetOption, "accurate")
     click(panel.ui.applyButton)
@@ -154,14 +108,6 @@ def test_evaluation_measures_and_moves_labels_and_landmarks(host, panel, pair, c
     host.screenshot(panel, "panel-evaluated")
 
 
-@pytest.fixture
-def done(panel, click, waitUntil):
-    """The panel after a registration."""
-    click(panel.ui.applyButton)
-    finish(panel, waitUntil)
-    return panel
-
-
 def test_ways_to_compare(host, done, pair, click, waitUntil):
     ui, fixed, run = done.ui, pair[0], done.results.run
     composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
@@ -189,53 +135,6 @@ def test_ways_to_compare(host, done, pair, click, waitUntil):
     assert "least similar place at R" in ui.statusLabel.text or "fold" in ui.statusLabel.text
 
 
-def test_an_output_is_replaced_only_after_asking(host, panel, pair, click, waitUntil):
-    kept = slicer.util.addVolumeFromArray(np.ones((4, 4, 4), "f4"), name="precious")
-    host.choose(panel.ui.outputVolumeSelector, "precious")
-    host.dialogs.answers += ["Cancel"]
-    click(panel.ui.applyButton)
-    assert panel.panel.run is None and slicer.util.arrayFromVolume(kept).shape == (4, 4, 4)
-    assert "precious will be replaced" in host.dialogs[-1].text
-    host.dialogs.answers += ["Ok"]
-    click(panel.ui.applyButton)
-    finish(panel, waitUntil)
-    assert slicer.util.arrayFromVolume(kept).shape == slicer.util.arrayFromVolume(pair[0]).shape
-
-
-def makeColored(volume) -> None:
-    image = vtk.vtkImageData()
-    image.SetDimensions(8, 8, 8)
-    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
-    volume.SetAndObserveImageData(image)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (makeColored, "has 3 values per voxel"),
-        (lambda volume: slicer.util.updateVolumeFromArray(volume, np.full((8, 8, 8), 7.0)), "constant"),
-        (lambda volume: slicer.util.updateVolumeFromArray(volume, np.full((8, 8, 8), np.nan)), "NaN"),
-    ],
-)
-def test_errors_are_shown_once_and_nothing_is_lost(host, panel, pair, click, waitUntil, spoil, message):
-    spoil(pair[1])
-    click(panel.ui.applyButton)
-    finish(panel, waitUntil)
-    assert [message in shown.text for shown in host.dialogs] == [True], [shown.text for shown in host.dialogs]
-    assert message in panel.ui.statusLabel.text and panel.ui.applyButton.enabled
-    assert pair[1].GetParentTransformNode() is None
-    host.screenshot(panel, "panel-error")
-
-
-def test_a_volume_that_is_removed_meanwhile(host, panel, pair, click, waitUntil):
-    click(panel.ui.applyButton)
-    folder = panel.panel.run.folder
-    slicer.mrmlScene.RemoveNode(pair[1])
-    finish(panel, waitUntil)
-    assert "moving was removed from the scene meanwhile. The results are in" in host.dialogs[-1].text
-    assert (folder / "moved.nii.gz").exists()
-
-
 def test_options_presets_and_reset(host, panel, click, typeText):
     ui, parameters = panel.ui, panel.panel.parameters
     click(ui.advancedSection)
@@ -248,8 +147,17 @@ def test_options_presets_and_reset(host, panel, click, typeText):
     typeText(smoothing, "1.7")
     click(ui.resetButton)
     assert smoothing.value == 1.2 and not ui.resetButton.enabled
+    assert not smoothing.font.bold()
     typeText(panel.panel.options["iterations"], "10 5")
+    assert panel.panel.options["iterations"].font.bold(), "what differs from the preset is marked"
     assert parameters.values()["iterations"] == (10, 5)
+
+
+def test_nothing_is_rewritten_under_the_cursor(panel):
+    for typed in ("mind", "min", "mi", "m", "", "n", "nc", "ncc+mind"):
+        panel.ui.similarityOption.setCurrentText(typed)
+        assert panel.ui.similarityOption.currentText == typed
+    assert panel.panel.parameters.text("similarity") == "ncc+mind"
 
 
 def test_a_bad_option_is_refused_with_the_choices(host, panel, click):
@@ -257,43 +165,6 @@ def test_a_bad_option_is_refused_with_the_choices(host, panel, click):
     click(panel.ui.applyButton)
     assert "--" not in host.dialogs[-1].text
     assert "similarity has no choice 'ssd'. Choose from mse, ncc" in host.dialogs[-1].text
-
-
-def test_parameters_are_saved_with_the_scene(host, panel, tmp_path):
-    panel.panel.options["smoothing"].value = 1.5
-    slicer.util.saveScene(str(tmp_path / "case.mrb"))
-    slicer.mrmlScene.Clear(0)
-    assert panel.panel.options["smoothing"].value == 0.8 and panel.ui.fixedSelector.currentNode() is None
-    slicer.util.loadScene(str(tmp_path / "case.mrb"))
-    assert panel.panel.options["smoothing"].value == 1.5
-    assert panel.ui.fixedSelector.currentNode().GetName() == "CT before"
-    assert panel.ui.presetOption.currentText == "fast"
-
-
-def test_closing_the_scene_ends_the_job(host, panel, click, waitUntil):
-    click(panel.ui.applyButton)
-    waitUntil(lambda: panel.ui.progressBar.value > 0, PATIENCE)
-    process = panel.panel.run.run.process
-    slicer.mrmlScene.Clear(0)
-    assert not process.running and panel.panel.run is None
-    assert panel.ui.applyButton.text == "Apply" and not panel.ui.applyButton.enabled
-
-
-def test_the_job_goes_on_while_another_module_is_shown(host, panel, click, waitUntil, openModule):
-    click(panel.ui.applyButton)
-    host.leave()
-    waitUntil(lambda: panel.panel.run is None, PATIENCE)
-    openModule("DeepSimRegistration")
-    assert panel.results.run.state == "done"
-
-
-def test_reload(panel, click, waitUntil):
-    click(panel.ui.applyButton)
-    process = panel.panel.run.run.process
-    panel.onReload()
-    assert not process.running
-    again = slicer.modules.DeepSimRegistrationWidget
-    assert again is not panel and again.ui.fixedSelector.currentNode().GetName() == "CT before"
 
 
 @pytest.mark.slicer(mainWindow=False)
