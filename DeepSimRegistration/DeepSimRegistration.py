@@ -51,7 +51,6 @@ class DeepSimRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.panel = None
-        self.isEntered = False
 
     def setup(self) -> None:
         super().setup()
@@ -73,11 +72,7 @@ class DeepSimRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         return self.logic.start(parameters.nodes(), {**parameters.values(), "preview": True}, *outputs, timer, onProgress, onDone)
 
     def enter(self) -> None:
-        self.isEntered = True
         self.panel.setParameterNode(self.logic.getParameterNode())
-
-    def exit(self) -> None:
-        self.isEntered = False  # a job goes on, and so does the panel that follows it
 
     def onSceneStartClose(self, caller, event) -> None:
         self.panel.stop()

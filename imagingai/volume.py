@@ -273,7 +273,7 @@ def _describe(volume: Volume) -> str:
 def _check_finite(volume: Volume, name: str) -> None:
     if np.issubdtype(volume.data.dtype, np.inexact) and (bad := int(volume.data.size - np.isfinite(volume.data).sum())):
         raise InputError(
-            f"The {_title(name)} has {bad} voxels ({100 * bad / volume.data.size:.2g} %) that are NaN or infinite. "
+            f"The {_title(name)} has {bad} voxels ({100 * bad / volume.data.size:.3g} %) that are NaN or infinite. "
             "Replace them, for example by 0 (numpy.nan_to_num), and try again."
         )
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,13 +38,14 @@ OFFSETS = 14  # shifts from center of mass to center of mass that are tried with
 REACH = 0.9  # the largest of them, in radii of the samples
 TRIED = 1000  # sample points that score a start
 STARTS = 400  # best starts among which distinct ones are chosen
-SIEVE = ((0, 2, 48, 3), (0, 1, 24, 6), (1, 3, 12, 6), (1, 2, 3, 10))  # resolution, every so many samples, states kept, steps
+SIEVE = ((0, 2, 96, 3), (0, 1, 32, 6), (1, 3, 12, 6), (1, 2, 3, 10))  # resolution, every so many samples, states kept, steps
 FEWEST = 50  # sample points
 LEAST_OVERLAP = 0.01  # part of the samples that must meet the other image
 SMALLER = 0.85  # ratio of volumes below which one foreground is clearly smaller than the other
 ALIKE = 0.65  # ratio of volumes of two brains, or of two heads, that is still usual
 CLEAR = 0.6  # a second best state below this part of the best leaves no doubt
 UNLIKE = 1.35  # ratio of the foregrounds from which on scans do not show the same
+FINALISTS = 2  # states that are refined to the end
 SOUND = (0.3, 3.0)  # change of volume that an affine result may make
 
 
@@ -110,12 +111,14 @@ class _State:
 
 
 def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
-    matrix = _search(pair, report) if start is None else start
+    matrices = _search(pair, report) if start is None else [start]
     samples = pair.samples(0, False)
-    if float(samples.met(samples.moved(matrix[None]))[1].mean()) < LEAST_OVERLAP:
+    if float(samples.met(samples.moved(matrices[0][None]))[1].mean()) < LEAST_OVERLAP:
         raise InputError("The images do not overlap where the alignment starts. Correct --initial or the masks, or leave them out.")
     report(0.6, "Aligning: refining")
-    result = _refine_finely(pair, matrix, pair.config.alignment)
+    found = [_refine_finely(pair, matrix, pair.config.alignment) for matrix in matrices]
+    best = int(np.argmax(_shared(pair, found, 2))) if len(found) > 1 else 0
+    result, matrix = found[best], matrices[best]
     change = abs(np.linalg.det(result[:3, :3]) / (1.0 if start is None else np.linalg.det(start[:3, :3])))
     if pair.config.alignment == "affine" and not SOUND[0] < change < SOUND[1]:
         log.warning("The affine alignment would change the volume by a factor of %.2g; the rigid one is used.", change)
@@ -124,34 +127,47 @@ def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
     return result
 
 
-def _search(pair: _Pair, report: Report) -> np.ndarray:
-    """The best matrix of a wide search, refined at the middle resolution; with one scale unless rigid."""
+def _search(pair: _Pair, report: Report) -> list[np.ndarray]:
+    """The best matrices of a wide search, refined at the middle resolution; with one scale unless rigid."""
     report(0.1, "Aligning: searching")
-    found = _sieved(pair, False)
-    clear = len(found) == 1 or found[1].score < CLEAR * found[0].score
-    if not clear or pair.scan.volume < ALIKE * pair.other.volume or _differ(pair, found[0].matrix):
+    found = [(state, False) for state in _sieved(pair, False)]
+    (first, _), *others = found
+    clear = not others or others[0][0].score < CLEAR * first.score
+    if not clear or pair.scan.volume < ALIKE * pair.other.volume or _differ(pair, first.matrix):
         report(0.35, "Aligning: searching inside")
-        found += _sieved(pair, True)
-    judge = pair.samples(1, True).thinned(2)
+        found += [(state, True) for state in _sieved(pair, True)]
+    samples = [pair.samples(1, interior).thinned(2) for interior in (False, True)]
     moves = "similarity" if pair.config.alignment == "affine" else "rigid"
-    kept = _distinct(_judged(pair, judge, found), judge, 3)
-    kept = [_refine(pair, pair.samples(1, _differ(pair, state.matrix)).thinned(2), state.matrix, moves, 12) for state in kept]
-    return max(_judged(pair, judge, kept), key=lambda state: state.score).matrix
+    matrices = [_refine(pair, samples[interior], state.matrix, moves, 12).matrix for state, interior in found]
+    states = [_State(matrix, score) for matrix, score in zip(matrices, _shared(pair, matrices, 1), strict=True)]
+    best, *others = _distinct(states, samples[False], FINALISTS)
+    return [best.matrix, *(state.matrix for state in others if state.score > CLEAR * best.score)]
+
+
+def _shared(pair: _Pair, matrices: Sequence[np.ndarray], level: int) -> np.ndarray:
+    """How well matrices do (M,): the information that foregrounds with their surroundings share, times that of the insides.
+
+    A wrong basin may be good at one of them: skin on skin with the brains apart, or a small part of one brain on another.
+    """
+    measure, stack = MEASURES[pair.config.alignment_similarity], np.stack(matrices)
+    outside, inside = (_score(pair.samples(level, interior).thinned(2), stack, measure) for interior in (False, True))
+    return outside.clip(min=0) * inside.clip(min=0)
 
 
 def _sieved(pair: _Pair, interior: bool) -> list[_State]:
-    """Rigid states, the best first: many briefly refined, fewer refined longer."""
+    """Rigid states, the best first: many briefly refined, fewer refined longer; none turned farther than it may."""
     samples = [pair.samples(level, interior) for level in (0, 1)]
-    states = _scan_starts(pair, samples[0])
+    states, limit = _scan_starts(pair, samples[0]), pair.config.alignment_range + 1e-6
     for level, every, kept, steps in SIEVE:
         some = samples[level].thinned(every)
         states = [_refine(pair, some, state.matrix, "rigid", steps, 0.02) for state in _distinct(states, some, kept)]
+        states = [state for state in states if _turn(pair, state.matrix) <= limit] or states
     return _distinct(states, some, kept)
 
 
-def _judged(pair: _Pair, judge: Samples, states: Sequence[_State]) -> list[_State]:
-    scores = _score(judge, np.stack([state.matrix for state in states]), MEASURES[pair.config.alignment_similarity])
-    return [replace(state, score=score) for state, score in zip(states, scores, strict=True)]
+def _turn(pair: _Pair, matrix: np.ndarray) -> float:
+    """By how many degrees a matrix turns, beyond bringing a plane into that of the other slice."""
+    return float(np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3] @ pair.turn.T) - 1) / 2, -1, 1))))
 
 
 def _scan_starts(pair: _Pair, samples: Samples) -> list[_State]:
@@ -204,8 +220,8 @@ def _differ(pair: _Pair, matrix: np.ndarray) -> bool:
 
 def _refine_finely(pair: _Pair, matrix: np.ndarray, kind: str) -> np.ndarray:
     """Coarse to fine, by the information per sample that meets the other image: a part that it does not show costs nothing."""
-    for level, moves in ((1, "similarity" if kind == "affine" else kind), (1, kind), (2, kind)):
-        matrix = _refine(pair, pair.samples(level, _differ(pair, matrix)), matrix, moves, 20, power=0.0).matrix
+    for level, moves, steps in ((1, "similarity" if kind == "affine" else kind, 20), (1, kind, 20), (2, kind, 40)):
+        matrix = _refine(pair, pair.samples(level, _differ(pair, matrix)), matrix, moves, steps, power=0.0).matrix
     return matrix
 
 
