@@ -117,7 +117,7 @@ def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
         raise InputError("The images do not overlap where the alignment starts. Correct --initial or the masks, or leave them out.")
     report(0.6, "Aligning: refining")
     found = [_refine_finely(pair, matrix, pair.config.alignment) for matrix in matrices]
-    best = int(np.argmax(_shared(pair, found, 2))) if len(found) > 1 else 0
+    best = int(np.argmax(_shared(pair, found, 2) * [_plausible(matrix) for matrix in found])) if len(found) > 1 else 0
     result, matrix = found[best], matrices[best]
     change = abs(np.linalg.det(result[:3, :3]) / (1.0 if start is None else np.linalg.det(start[:3, :3])))
     if pair.config.alignment == "affine" and not SOUND[0] < change < SOUND[1]:
@@ -152,6 +152,11 @@ def _shared(pair: _Pair, matrices: Sequence[np.ndarray], level: int) -> np.ndarr
     measure, stack = MEASURES[pair.config.alignment_similarity], np.stack(matrices)
     outside, inside = (_score(pair.samples(level, interior).thinned(2), stack, measure) for interior in (False, True))
     return outside.clip(min=0) * inside.clip(min=0)
+
+
+def _plausible(matrix: np.ndarray) -> float:
+    """Falls from 1 with the change of volume: a brain blown up to the size of a head may share more than one in its place."""
+    return float(np.exp(-(np.log(abs(np.linalg.det(matrix[:3, :3]))) ** 2)))
 
 
 def _sieved(pair: _Pair, interior: bool) -> list[_State]:
