@@ -144,7 +144,7 @@ def _run_task(options: argparse.Namespace) -> int:
 
 
 def _run_to_folder(todo: job.Job, folder: Path, overwrite: bool) -> dict[str, Any]:
-    if (folder / "result.json").exists() and not overwrite:
+    if job.read_result(folder).get("state") == "done" and not overwrite:
         raise InputError(f"{folder} already holds a result. Choose another folder, or add --overwrite to replace it.")
     todo.write(folder)
     return _with_bar(folder)
@@ -152,6 +152,8 @@ def _run_to_folder(todo: job.Job, folder: Path, overwrite: bool) -> dict[str, An
 
 def _run_to_file(todo: job.Job, target: Path, overwrite: bool) -> dict[str, Any]:
     """Run in a hidden job folder beside the target, then move the one result into place."""
+    if target.is_dir():
+        raise InputError(f"{target} is a folder. Give the name of the file to write, for example {target / 'result.nii.gz'}.")
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists. Choose another name, or add --overwrite to replace it.")
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from imagingai.__main__ import make_job
 from imagingai.errors import Cancelled, InputError
-from imagingai.job import Job
+from imagingai.job import Job, read_result
 from imagingai.progress import Bar
 from imagingai.tasks import TASKS
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def run_batch(table: Path, row: int | None = None, parallel: int = 1) -> int:
-    """Run the rows of a CSV file that are not finished; returns the exit code: 0 if all rows are done, else 1.
+    """Run the rows of a CSV file that are not finished; returns the exit code: 0 if all of them, or the one `row`, are done, else 1.
 
     Every row runs in a process of its own, so that a crash or a lack of memory fails that row alone.
     """
@@ -32,13 +32,13 @@ def run_batch(table: Path, row: int | None = None, parallel: int = 1) -> int:
         raise InputError(f"--row is {row}, but {table} has the rows 1 to {len(rows)}.")
     chosen = rows if row is None else [rows[row - 1]]
     bar = Bar()
-    finished = 0
+    outcomes: list[str] = []
     pool = ThreadPoolExecutor(max(1, parallel))
     children: set[subprocess.Popen] = set()
     try:
         for values, outcome in zip(chosen, pool.map(lambda values: _run_row(values, children), chosen), strict=True):
-            finished += 1
-            bar(finished / len(chosen), f"{values['output']}: {outcome}")
+            outcomes.append(outcome)
+            bar(len(outcomes) / len(chosen), f"{values['output']}: {outcome}")
     except Cancelled:
         for child in list(children):
             child.terminate()
@@ -46,17 +46,20 @@ def run_batch(table: Path, row: int | None = None, parallel: int = 1) -> int:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         bar.close()
-        failed = write_results(table, rows)
-    return 1 if failed else 0
+        write_results(table, rows)
+    return 0 if all(outcome in ("done", "already done") for outcome in outcomes) else 1
 
 
 def read_rows(table: Path) -> list[dict[str, str]]:
     """The rows of the CSV file, paths made absolute; raises `InputError` for a file that is not such a table."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = [{key.strip(): (value or "").strip() for key, value in line.items() if key} for line in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError) as error:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table} cannot be read as a CSV file: {error}.") from None
+    if long := [number for number, line in enumerate(lines, 1) if None in line]:
+        raise InputError(f"{table}, row {long[0]} has more cells than the first line has columns. Put quotes around a cell with a comma.")
+    rows = [{key.strip(): (value or "").strip() for key, value in line.items()} for line in lines]
     if not rows:
         raise InputError(f"{table} has no rows. The first line names the columns: output,fixed,moving,...")
     outputs = [values.get("output", "") for values in rows]
@@ -64,6 +67,7 @@ def read_rows(table: Path) -> list[dict[str, str]]:
         raise InputError(
             f"{table}, row {outputs.index('') + 1}: the column output is missing or empty; every row needs a folder of its own."
         )
+    outputs = [os.path.normpath(name) for name in outputs]
     if len(set(outputs)) < len(outputs):
         double = next(name for name in outputs if outputs.count(name) > 1)
         raise InputError(f"{table}: two rows have the output {double}; every row needs a folder of its own.")
@@ -120,23 +124,15 @@ def _fail(folder: Path, reason: str) -> None:
         log.error("%s: %s", folder, reason)
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """The `result.json` of a job folder; empty if there is none."""
-    try:
-        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def write_results(table: Path, rows: list[dict[str, str]]) -> list[str]:
-    """Write `<name>-results.csv` with a line per row of the table; returns the outputs that failed, and says why."""
-    lines, failed = [], []
+def write_results(table: Path, rows: list[dict[str, str]]) -> None:
+    """Write `<name>-results.csv` with a line per row of the table; says which rows failed, and why."""
+    lines, failed = [], 0
     for number, values in enumerate(rows, 1):
         result = read_result(Path(values["output"]))
         state = result.get("state", "open")
         lines.append({"row": number, "output": values["output"], "state": state, "error": result.get("error", ""), **_numbers(result)})
         if state == "failed":
-            failed.append(values["output"])
+            failed += 1
             print(f"row {number} failed ({values['output']}): {result.get('error')}", file=sys.stderr)
     target = table.with_name(table.stem + "-results.csv")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -146,8 +142,7 @@ def write_results(table: Path, rows: list[dict[str, str]]) -> list[str]:
         writer.writerows(lines)
     os.replace(temporary, target)
     done = sum(line["state"] == "done" for line in lines)
-    print(f"{done} of {len(rows)} rows done, {len(failed)} failed. Results: {target}")
-    return failed
+    print(f"{done} of {len(rows)} rows done, {failed} failed. Results: {target}")
 
 
 def _numbers(result: dict[str, Any]) -> dict[str, Any]:

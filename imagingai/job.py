@@ -64,8 +64,10 @@ class Job:
         try:
             content = json.loads((folder / "job.json").read_text(encoding="utf-8"))
             return Job(content["task"], content["inputs"], content["config"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{folder} is not a job folder: it has no job.json.") from None
+        except OSError as error:
+            raise InputError(f"{folder / 'job.json'} cannot be read: {error.strerror}.") from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / 'job.json'} cannot be read ({error}). It needs task, inputs and config.") from None
 
@@ -76,24 +78,50 @@ def run(folder: Path, report: Report = ignore) -> dict[str, Any]:
     Raises an `ImagingAIError` with one sentence for the user; what it says is also in `result.json`.
     """
     job, began, cpu = Job.read(folder), time.time(), time.process_time()
+    earlier = read_result(folder).get("outputs", [])  # files of an earlier run, which may be replaced
     for stale in ("result.json", "cancel"):
         (folder / stale).unlink(missing_ok=True)
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
+        _check_no_input_is_replaced(job, folder, earlier)
         values = _run_task(job, partial, _stoppable(folder, report))
         files = sorted(partial.iterdir())
+        _check_nothing_else_is_replaced(folder, files, earlier)
         result = {"state": "done", "outputs": [file.name for file in files], **values, **_circumstances(job, began, cpu)}
         for file in files:
             os.replace(file, folder / file.name)
+        for name in set(earlier) - set(result["outputs"]):
+            (folder / name).unlink(missing_ok=True)
     except ImagingAIError as error:
         state = "cancelled" if isinstance(error, Cancelled) else "failed"
-        write_json(folder / "result.json", {"state": state, "error": str(error), **_circumstances(job, began, cpu)})
+        write_json(folder / "result.json", {"state": state, "error": str(error), "outputs": earlier, **_circumstances(job, began, cpu)})
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     write_json(folder / "result.json", result)
     return result
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The `result.json` of a job folder; empty if there is none."""
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _check_no_input_is_replaced(job: Job, folder: Path, earlier: list[str]) -> None:
+    for name, path in job.inputs.items():
+        if os.path.basename(path) in earlier and os.path.abspath(os.path.dirname(path)) == str(folder.absolute()):
+            raise InputError(f"{flag(name)} {path} is an earlier result in the output folder and would be replaced. Choose another folder.")
+
+
+def _check_nothing_else_is_replaced(folder: Path, files: list[Path], earlier: list[str]) -> None:
+    """Files that no earlier run has written belong to the user."""
+    if foreign := [file.name for file in files if file.name not in earlier and (folder / file.name).exists()]:
+        raise InputError(f"{folder} already has {', '.join(foreign)}, which would be replaced. Choose another output folder.")
 
 
 def _run_task(job: Job, partial: Path, report: Report) -> dict[str, Any]:

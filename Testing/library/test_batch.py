@@ -34,7 +34,7 @@ def test_a_batch_runs_resumes_and_lists_what_failed(pair, tmp_path, capsys):
     assert "1 of 3 rows done, 2 failed" in text.out and "row 2 failed (" in text.err
 
     before = (tmp_path / "out/1/result.json").stat().st_mtime_ns
-    assert main(["batch", str(table), "--row", "1"]) == 1
+    assert main(["batch", str(table), "--row", "1"]) == 0, "in a job array each row has its own exit code"
     assert (tmp_path / "out/1/result.json").stat().st_mtime_ns == before, "a finished row was done again"
     assert "already done" in capsys.readouterr().err
 
@@ -60,3 +60,16 @@ def test_a_row_that_does_not_exist(tmp_path, capsys):
     assert "--row is 2, but" in capsys.readouterr().err
     assert main(["batch", str(tmp_path / "none.csv")]) == 2
     assert "cannot be read as a CSV file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("output,fixed\na,b,c\n", "row 1 has more cells than the first line has columns"),
+        ("output,fixed\na,b\n./a,b\n", "two rows have the output a"),
+    ],
+)
+def test_tables_that_would_mix_up_rows(tmp_path, capsys, lines, message):
+    (tmp_path / "jobs.csv").write_text(lines)
+    assert main(["batch", str(tmp_path / "jobs.csv")]) == 2
+    assert message in capsys.readouterr().err

@@ -101,6 +101,35 @@ def test_a_result_is_not_overwritten_unasked(pair, result, capsys):
     assert "already holds a result. Choose another folder, or add --overwrite to replace it." in capsys.readouterr().err
 
 
+FASTEST = ("--preset", "fast", "--alignment", "none", "--iterations", "1", "--outputs")
+
+
+def test_after_a_typo_the_command_can_be_repeated(pair, tmp_path):
+    assert main(["register", "--fixed", "typo.nii.gz", "--moving", f"{pair}/moving.nii.gz", "--output", str(tmp_path)]) == 2
+    assert register(pair, tmp_path, *FASTEST, "moved") == 0
+
+
+def test_only_earlier_results_are_replaced(pair, tmp_path, capsys):
+    (tmp_path / "moved.nii.gz").write_text("mine")
+    assert register(pair, tmp_path, *FASTEST, "moved") == 2
+    assert "already has moved.nii.gz, which would be replaced. Choose another output folder." in capsys.readouterr().err
+    assert (tmp_path / "moved.nii.gz").read_text() == "mine"
+    (tmp_path / "moved.nii.gz").unlink()
+    assert register(pair, tmp_path, *FASTEST, "moved") == 0
+    assert register(pair, tmp_path, *FASTEST, "jacobian", "--overwrite") == 0
+    assert not (tmp_path / "moved.nii.gz").exists(), "an old result beside a new one would mislead"
+    files = ["--fixed", f"{tmp_path}/jacobian.nii.gz", "--moving", f"{pair}/moving.nii.gz", "--output", str(tmp_path)]
+    assert main(["register", *files, "--overwrite"]) == 2
+    assert "jacobian.nii.gz is an earlier result in the output folder and would be replaced" in capsys.readouterr().err
+    assert (tmp_path / "jacobian.nii.gz").exists()
+
+
+def test_a_folder_is_not_a_file(pair, tmp_path, capsys):
+    files = ["--transform", "t.h5", "--fixed", f"{pair}/fixed.nii.gz", "--output", str(tmp_path)]
+    assert main(["invert", *files, "--overwrite"]) == 2
+    assert "is a folder. Give the name of the file to write" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
