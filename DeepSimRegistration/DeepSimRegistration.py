@@ -20,7 +20,7 @@ from imagingai.tasks import TASKS
 from ImagingAILib import install, sampledata
 from ImagingAILib.panel import TaskPanel
 from ImagingAILib.parameters import camelCase
-from ImagingAILib.registration import Registration
+from ImagingAILib.registration import Registration, interpolateLinearly
 from ImagingAILib.results import RegistrationResults
 
 DOCS = "https://github.com/ImagingAI/SlicerImagingAI/blob/main/docs/modules/DeepSimRegistration.md"
@@ -78,6 +78,7 @@ class DeepSimRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         self.panel.stop()
 
     def onSceneEndClose(self, caller, event) -> None:
+        interpolateLinearly()
         self.panel.setParameterNode(self.logic.getParameterNode())
 
     def cleanup(self) -> None:

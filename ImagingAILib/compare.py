@@ -10,6 +10,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from ImagingAILib import nodes as files
+from ImagingAILib.world import arrayOf, imageOf, resampled, toWorld
 
 TILES = 8  # of a checkerboard along the longest axis
 MOVED_TILES = 0.8  # their brightness: seamless tiles can be told apart
@@ -28,7 +29,8 @@ def showBlend(fixed, moved, opacity: float = 0.5) -> None:
 
 def showCheckerboard(fixed, moved, node=None):
     """Tiles of the fixed and the moved volume by turns, both in the gray window of the fixed one; returns the volume node."""
-    one, other = (windowed(volume) for volume in (fixed, moved))
+    grid = imageOf(moved)
+    one, other = (windowed(arrayOf(image)) for image in (resampled(imageOf(fixed), toWorld(fixed), grid, linear=True), grid))
     size = max(1, max(one.shape) // TILES)
     isOther = sum(np.indices(one.shape, sparse=True)[axis] // size for axis in range(3)) % 2 == 1
     node = node or newVolume(_("Checkerboard"))
@@ -149,9 +151,8 @@ def setOpacity(opacity: float) -> None:
         slicer.util.setSliceViewerLayers(foregroundOpacity=opacity)
 
 
-def windowed(volume) -> np.ndarray:
+def windowed(array: np.ndarray) -> np.ndarray:
     """Gray values 0 to 255 between the 0.5th and the 99.5th percentile, so that two contrasts can stand side by side."""
-    array = slicer.util.arrayFromVolume(volume).astype(float)
     low, high = np.percentile(array, (0.5, 99.5))
     return np.clip((array - low) / max(high - low, 1e-12), 0, 1) * 255
 

@@ -68,7 +68,7 @@ def readField(widget) -> str:
         return widget.text
     if isinstance(widget, ctk.ctkPathLineEdit):
         return widget.currentPath
-    return f"{widget.value:g}"
+    return str(widget.value) if isinstance(widget, qt.QSpinBox) else f"{widget.value:.10g}"
 
 
 def writeField(widget, text: str) -> None:

@@ -188,17 +188,22 @@ def readTransform(path, name: str, node=None):
     read = slicer.vtkMRMLTransformNode()
     _read(slicer.vtkMRMLTransformStorageNode(), read, path)
     transform = read.GetTransformFromParent()
+    setLinear(transform)
     parts = _parts(transform)
-    for part in parts:
-        if part.IsA("vtkOrientedGridTransform"):
-            part.SetInterpolationModeToLinear()
-            part.SetInverseTolerance(TOLERANCE)
     isField = len(parts) == 1 and parts[0].IsA("vtkOrientedGridTransform")
     kind = "vtkMRMLLinearTransformNode" if read.IsLinear() else "vtkMRMLGridTransformNode" if isField else "vtkMRMLTransformNode"
     node = node or _newNode(kind, name)
     node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveTransformFromParent(transform)
     return node
+
+
+def setLinear(transform) -> None:
+    """Make the fields in a transform linear between voxels."""
+    for part in _parts(transform):
+        if part.IsA("vtkOrientedGridTransform"):
+            part.SetInterpolationModeToLinear()
+            part.SetInverseTolerance(TOLERANCE)
 
 
 def readTable(rows: Sequence[Sequence], columns: Sequence[str], name: str, node=None):

@@ -32,6 +32,7 @@ HIDDEN = ("outputs", "preview")  # the panel decides
 class Results(Protocol):
     """What a module shows of a run."""
 
+    def suspend(self) -> None: ...
     def showProgress(self, run) -> None: ...
     def show(self, run) -> None: ...
     def clear(self) -> None: ...
@@ -178,7 +179,6 @@ class TaskPanel(VTKObservationMixin):
         return not full or slicer.util.confirmOkCancelDisplay(text, windowTitle=_("Replace the output?"))
 
     def begin(self) -> None:
-        self.results.clear()
         self.began = time.monotonic()
         self.ui.logText.clear()
         self.timer = qt.QTimer()
@@ -186,6 +186,7 @@ class TaskPanel(VTKObservationMixin):
         if self.run.state != "running":  # it ended while it was started
             self.run = None
             return
+        self.results.suspend()
         self.ui.applyButton.text, self.ui.applyButton.enabled = _("Cancel"), True
         self.ui.applyButton.toolTip = _("Stop; nothing is changed.")
         self.ui.progressBar.value = 0
@@ -206,8 +207,8 @@ class TaskPanel(VTKObservationMixin):
         log = run.folder / "log.txt"
         if log.exists():
             self.ui.logText.appendPlainText(log.read_text(encoding="utf-8", errors="replace"))
-        self.results.show(run)
         self.updateApply()
+        self.results.show(run)
         if run.state == "failed":
             self.fail(run.error)
         else:

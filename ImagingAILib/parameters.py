@@ -98,7 +98,7 @@ def asText(value: Any) -> str:
     """As it is typed on the command line."""
     if isinstance(value, bool):
         return str(value).lower()
-    return " ".join(map(asText, value)) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return " ".join(map(asText, value)) if isinstance(value, tuple) else f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def camelCase(name: str) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import slicer
+import vtk
 from slicer.i18n import tr as _
 
 from imagingai.job import Job
@@ -14,11 +16,12 @@ from ImagingAILib import nodes as files
 from ImagingAILib.nodes import NodeError
 from ImagingAILib.process import JobProcess
 from ImagingAILib.run import TaskRun
-from ImagingAILib.world import chainOf
+from ImagingAILib.world import chainOf, mapPoints, toWorld
 
 FIXED_OF = "ImagingAI.Fixed"  # node reference of a result transform: what it was registered to
 PARENT_BEFORE = "ImagingAI.ParentBefore"  # node reference of what a result moves: its parent transform before
-MOVING_GROUP = ("moving", "moving_labels", "moving_landmarks")
+MOVING_GROUP = ("moving", "moving_mask", "moving_labels", "moving_landmarks")
+PROBES = np.stack(np.meshgrid(*[(-100.0, 0.0, 100.0)] * 3), -1).reshape(-1, 3)  # mm, points that tell whether a node was moved
 
 
 class Registration:
@@ -36,8 +39,9 @@ class Registration:
         self.result: dict[str, Any] = {}
         self.state, self.error = "new", ""
         self.run: TaskRun | None = None
-        self._parents: dict[str, str | None] = {}
+        self._parents: dict[str, tuple[str | None, str | None]] = {}
         self._made: set[str] = set()
+        self._restore: list[Callable[[], None]] = []
 
     @property
     def name(self) -> str:
@@ -60,6 +64,7 @@ class Registration:
         self._check()
         inputs = writeInputs(self.chosen, self.folder, self.transform)
         Job("register", inputs, self.config).write(self.folder)
+        self._places = {name: placeOf(node) for name, node in self.chosen.items()}
         self.state, self._onDone = "running", onDone
         self.run = TaskRun(JobProcess(python, self.folder, environment), onProgress, self._finish, timer)
         self.run.start()
@@ -70,8 +75,14 @@ class Registration:
                 raise NodeError(_("Choose {one} and {other}, or none of them.").format(one=spoken(one), other=spoken(other)))
         if self.volume in self.chosen.values():
             raise NodeError(_("{name} is an input. Choose another output volume.").format(name=self.volume.GetName()))
-        if self.transform in chainOf(self.chosen["fixed"]):
-            raise NodeError(_("{name} moves the fixed volume. Choose another output transform.").format(name=self.transform.GetName()))
+        moving = [self.chosen[name] for name in MOVING_GROUP if name in self.chosen]
+        for node in (node for name, node in self.chosen.items() if name.startswith(("fixed", "rigid"))):
+            if node in moving:
+                text = _("{name} is chosen for the fixed and for the moving volume. Choose one of its own for each.")
+                raise NodeError(text.format(name=node.GetName()))
+            if self.transform in chainOf(node):
+                text = _("{name} moves {input}, which is to stay. Choose another output transform.")
+                raise NodeError(text.format(name=self.transform.GetName(), input=node.GetName()))
         if self.transform and not self.transform.IsA("vtkMRMLTransformNode"):
             raise NodeError(_("{name} is not a transform node.").format(name=self.transform.GetName()))
         special = self.transform and self.transform.GetClassName() != "vtkMRMLTransformNode"
@@ -97,6 +108,11 @@ class Registration:
         if gone := [name for name, node in self.chosen.items() if node.GetScene() is None]:
             text = _("The {names} was removed from the scene meanwhile. The results are in {folder}.")
             raise NodeError(text.format(names=", ".join(map(spoken, gone)), folder=self.folder))
+        if moved := [name for name, node in self.chosen.items() if not np.allclose(placeOf(node), self._places[name], atol=1e-3)]:
+            text = _("The {names} was moved meanwhile. Apply again; the results for the earlier place are in {folder}.")
+            raise NodeError(text.format(names=", ".join(map(spoken, moved)), folder=self.folder))
+        self.volume, self.transform = (node if node and node.GetScene() else None for node in (self.volume, self.transform))
+        self._remember()
         before = nodeIDs()
         self.volume = files.readVolume(self.folder / "moved.nii.gz", self.name, self.volume)
         copyWindow(moving, self.volume)
@@ -105,7 +121,7 @@ class Registration:
         rows = tableRows(self.result)
         self.table = files.readTable(rows, [_("Measure"), _("Before"), _("After")], _("{name} results").format(name=self.name))
         for node in {self.chosen[name] for name in MOVING_GROUP if name in self.chosen}:
-            self._parents[node.GetID()] = node.GetTransformNodeID()
+            self._parents[node.GetID()] = (node.GetTransformNodeID(), node.GetNodeReferenceID(PARENT_BEFORE))
             if self.transform in chainOf(node):
                 continue  # it has just got its new content
             if resultAbove(node, fixed):
@@ -114,14 +130,40 @@ class Registration:
             files.moveWith(node, self.transform)
         self._made = nodeIDs() - before
 
+    def _remember(self) -> None:
+        """What the chosen outputs hold, for undo."""
+        if volume := self.volume:
+            image, parent, matrix = volume.GetImageData(), volume.GetTransformNodeID(), vtk.vtkMatrix4x4()
+            volume.GetIJKToRASMatrix(matrix)
+            steps = (
+                lambda: volume.SetAndObserveImageData(image),
+                lambda: volume.SetIJKToRASMatrix(matrix),
+                lambda: volume.SetAndObserveTransformNodeID(parent),
+            )
+            self._restore += steps
+        if transform := self.transform:
+            content, above, fixedID = (
+                transform.GetTransformFromParent(),
+                transform.GetTransformNodeID(),
+                transform.GetNodeReferenceID(FIXED_OF),
+            )
+            self._restore += (
+                lambda: transform.SetAndObserveTransformFromParent(content),
+                lambda: transform.SetAndObserveTransformNodeID(above),
+                lambda: transform.SetNodeReferenceID(FIXED_OF, fixedID),
+            )
+
     def undo(self) -> None:
-        """Move everything back and remove the nodes that this registration made."""
-        for nodeID, parentID in self._parents.items():
+        """Move everything back, give chosen outputs their content back, and remove the nodes that this registration made."""
+        for step in self._restore:
+            step()
+        for nodeID, (parentID, beforeID) in self._parents.items():
             if node := slicer.mrmlScene.GetNodeByID(nodeID):
                 node.SetAndObserveTransformNodeID(parentID)
+                node.SetNodeReferenceID(PARENT_BEFORE, beforeID)
         for nodeID in self._made:
             files.removeNode(slicer.mrmlScene.GetNodeByID(nodeID))
-        self._parents, self.state = {}, "undone"
+        self._parents, self._restore, self.state = {}, [], "undone"
 
     def cancel(self) -> None:
         """Stop; the end is reported as for any other run."""
@@ -163,6 +205,18 @@ def writeInputs(chosen: dict[str, Any], folder: Path, output=None) -> dict[str, 
     if "initial" in chosen:
         files.writeTransform(chosen["initial"], where["initial"], fixed)
     return {name: str(path) for name, path in where.items()}
+
+
+def placeOf(node) -> np.ndarray:
+    """Where the coordinates of a node are in the world now."""
+    return mapPoints(toWorld(node), PROBES)
+
+
+def interpolateLinearly() -> None:
+    """Results of a loaded scene: Slicer reads their fields as cubic splines, the library takes them linearly."""
+    for transform in slicer.util.getNodesByClass("vtkMRMLTransformNode"):
+        if transform.GetNodeReferenceID(FIXED_OF):
+            files.setLinear(transform.GetTransformFromParent())
 
 
 def resultAbove(node, fixed):

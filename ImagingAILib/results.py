@@ -64,11 +64,13 @@ class RegistrationResults:
         """The end of a run, whatever the end."""
         self.removePreview()
         link = f'<a href="{run.folder.as_uri()}">{run.folder}</a>'
-        self.ui.folderLabel.text = _("Files of this run: {link}").format(link=link)
-        self.ui.resultsSection.collapsed = run.state != "done"
         if run.state != "done":
+            self.enable(self.run is not None)  # the last result is still there
             return
+        self.clear()
         self.run = run
+        self.ui.folderLabel.text = _("Files of this run: {link}").format(link=link)
+        self.ui.resultsSection.collapsed = False
         if (run.folder / "report.html").exists():
             page = f'<a href="{(run.folder / "report.html").as_uri()}">{_("report with pictures")}</a>'
             self.ui.folderLabel.text += "<br>" + page
@@ -76,16 +78,20 @@ class RegistrationResults:
         self.enable(True)
         compare.showBlend(run.chosen["fixed"], run.volume, self.ui.blendSlider.value)
 
-    def clear(self) -> None:
-        """Forget the result; its nodes stay."""
+    def suspend(self) -> None:
+        """While the next run goes on, the last result cannot be worked with."""
         for button in (*self.views, self.ui.latticeButton):
             button.checked = False
-        self.removePreview()
         self.removeMaps()
+        self.enable(False)
+
+    def clear(self) -> None:
+        """Forget the result; its nodes stay."""
+        self.suspend()
+        self.removePreview()
         self.run = None
         self.ui.metricsTable.setRowCount(0)
         self.ui.folderLabel.text = ""
-        self.enable(False)
 
     # --- buttons
 

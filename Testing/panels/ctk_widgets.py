@@ -161,6 +161,7 @@ class ctkPathLineEdit(QWidget):
         self.browseButton.clicked.connect(self.browse)
         fillRow(self, self.edit, self.browseButton)
 
+    Dirs, Files, NoDotAndDotDot, Readable = (QDir.Filter[name].value for name in ("Dirs", "Files", "NoDotAndDotDot", "Readable"))
     filters = stored(int, "filters", QDir.Filter.AllEntries.value)
     nameFilters = stored("QStringList", "nameFilters", [])
     settingKey = stored(str, "settingKey", "")

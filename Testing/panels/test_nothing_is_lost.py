@@ -91,7 +91,7 @@ def test_the_output_transform_does_not_move_the_fixed_volume(host, panel, pair, 
     pair[0].SetAndObserveTransformNodeID(above.GetID())
     host.choose(panel.ui.outputTransformSelector, "above")
     click(panel.ui.applyButton)
-    assert panel.panel.run is None and "above moves the fixed volume" in host.dialogs[-1].text
+    assert panel.panel.run is None and "above moves CT before, which is to stay" in host.dialogs[-1].text
 
 
 def test_cancel_gives_the_slice_views_back(host, panel, pair, click, waitUntil):
@@ -202,3 +202,110 @@ def test_reload(panel, click, waitUntil):
     assert not process.running
     again = slicer.modules.DeepSimRegistrationWidget
     assert again is not panel and again.ui.fixedSelector.currentNode().GetName() == "CT before"
+
+
+def register(host, panel, fixed: str, click, waitUntil):
+    """Choose a fixed volume, Apply, wait; returns the run."""
+    host.choose(panel.ui.fixedSelector, fixed)
+    click(panel.ui.applyButton)
+    finish(panel, waitUntil)
+    return panel.results.run
+
+
+def test_undo_goes_back_to_the_run_before(host, panel, pair, click, waitUntil):
+    slicer.util.addVolumeFromArray(blob((11, 15, 14))[0], IJK_TO_RAS, "CT third")
+    first = register(host, panel, "CT before", click, waitUntil)
+    register(host, panel, "CT third", click, waitUntil)
+    click(panel.ui.undoButton)
+    assert pair[1].GetParentTransformNode() is first.transform
+    again = register(host, panel, "CT before", click, waitUntil)
+    assert difference(pair[1], pair[0], again) < 0.02
+
+
+def test_undo_gives_chosen_outputs_their_content_back(host, panel, pair, click, waitUntil):
+    first = register(host, panel, "CT before", click, waitUntil)
+    voxels = slicer.util.arrayFromVolume(first.volume).copy()
+    host.choose(panel.ui.outputTransformSelector, first.transform.GetName())
+    host.choose(panel.ui.outputVolumeSelector, first.volume.GetName())
+    host.choose(panel.ui.alignmentOption, "rigid")
+    host.dialogs.answers += ["Ok"]
+    second = register(host, panel, "CT before", click, waitUntil)
+    assert second.transform is first.transform and not np.array_equal(slicer.util.arrayFromVolume(first.volume), voxels)
+    click(panel.ui.undoButton)
+    assert np.array_equal(slicer.util.arrayFromVolume(first.volume), voxels)
+    assert difference(pair[1], pair[0], first) < 0.02
+
+
+def test_the_moving_volume_is_moved_meanwhile(host, panel, pair, click, waitUntil):
+    shift = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shift")
+    shift.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.array([[1, 0, 0, 6], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])))
+    click(panel.ui.applyButton)
+    pair[1].SetAndObserveTransformNodeID(shift.GetID())
+    finish(panel, waitUntil)
+    assert "moving was moved meanwhile. Apply again" in host.dialogs[-1].text
+    assert pair[1].GetParentTransformNode() is shift
+
+
+def test_a_chosen_output_is_removed_meanwhile(host, panel, pair, click, waitUntil):
+    chosen = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "chosen")
+    host.choose(panel.ui.outputTransformSelector, "chosen")
+    click(panel.ui.applyButton)
+    slicer.mrmlScene.RemoveNode(chosen)
+    finish(panel, waitUntil)
+    run = panel.results.run
+    assert run.transform is not chosen and pair[1].GetParentTransformNode() is run.transform
+
+
+def test_a_cancelled_run_keeps_the_result_before(host, panel, pair, click, waitUntil):
+    first = register(host, panel, "CT before", click, waitUntil)
+    click(panel.ui.applyButton)
+    assert not panel.ui.undoButton.enabled
+    click(panel.ui.applyButton)
+    finish(panel, waitUntil)
+    assert panel.results.run is first and panel.ui.undoButton.enabled and panel.ui.metricsTable.rowCount > 0
+
+
+def test_one_node_for_both_is_refused(host, panel, pair, click):
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    slicer.util.updateVolumeFromArray(labels, blob((12, 14, 13))[1])
+    click(panel.ui.evaluationSection)
+    for which in ("fixed", "moving"):
+        host.choose(getattr(panel.ui, f"{which}LabelsSelector"), "labels")
+    click(panel.ui.applyButton)
+    assert "labels is chosen for the fixed and for the moving volume" in host.dialogs[-1].text
+
+
+def test_the_moving_mask_moves_too(host, panel, pair, click, waitUntil):
+    mask = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "mask")
+    slicer.util.updateVolumeFromArray(mask, blob((13, 12, 15))[1] * 0 + 1)
+    mask.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(IJK_TO_RAS))
+    click(panel.ui.masksSection)
+    host.choose(panel.ui.movingMaskSelector, "mask")
+    run = register(host, panel, "CT before", click, waitUntil)
+    assert mask.GetParentTransformNode() is run.transform
+
+
+def test_a_saved_and_loaded_result_still_agrees(host, panel, pair, click, waitUntil, tmp_path):
+    register(host, panel, "CT before", click, waitUntil)
+    slicer.util.saveScene(str(tmp_path / "case.mrb"))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "case.mrb"))
+    moving, fixed, moved = map(slicer.util.getNode, ("CT after", "CT before", "CT after to CT before"))
+    resampled = slicer.modules.volumes.logic().ResampleVolumeToReferenceVolume(moving, fixed)
+    assert np.abs(slicer.util.arrayFromVolume(resampled) - slicer.util.arrayFromVolume(moved)).max() < 0.02
+
+
+def test_a_fixed_volume_that_was_deformed_itself(host, panel, pair, click, waitUntil):
+    third = slicer.util.addVolumeFromArray(blob((11, 15, 14))[0], IJK_TO_RAS, "CT third")
+    register(host, panel, "CT before", click, waitUntil)
+    host.choose(panel.ui.movingSelector, "CT third")
+    run = register(host, panel, "CT after", click, waitUntil)
+    assert run.state == "done" and third.GetParentTransformNode() is run.transform
+    click(panel.ui.checkerboardButton)
+    assert slicer.util.getNode("Checkerboard").GetImageData().GetDimensions() == run.volume.GetImageData().GetDimensions()
+
+
+def test_large_numbers_can_be_entered(panel, click, typeText):
+    click(panel.ui.advancedSection)
+    typeText(panel.panel.options["seed"], "1234567")
+    assert panel.panel.parameters.values()["seed"] == 1234567
