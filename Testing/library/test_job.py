@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 import pytest
+from disk import full_disk
 
 from imagingai import job
 from imagingai.errors import Cancelled, InputError, JobFailed
@@ -93,7 +94,71 @@ def test_a_failure_leaves_no_half_written_file_and_says_why(folder, fail, messag
 def test_a_bug_keeps_its_traceback_and_leaves_no_half_written_file(folder):
     with pytest.raises(ValueError, match="a bug"):
         job.run(make(folder, fail="bug"))
+    assert names(folder) == ["job.json", "result.json"]
+    result = job.read_result(folder)
+    first, *trace = result["error"].splitlines()
+    assert result["state"] == "failed" and first == "An error that ImagingAI did not expect: ValueError: a bug. Please report it."
+    assert trace[0].startswith("Traceback") and trace[-1] == "ValueError: a bug"
+
+
+def test_a_disk_that_is_full_to_the_end_does_not_hide_the_error(folder):
+    (folder.parent / "source.txt").write_text("x" * 5000)
+    with full_disk(), pytest.raises(JobFailed, match=r"The disk is full: \d+ MB are left at .*job\. Free some space"):
+        job.run(make(folder, count=1))
+    assert names(folder) == ["job.json", "result.json"]
+
+
+def test_what_is_half_written_is_removed_before_a_failure_is_recorded(folder, monkeypatch):
+    def full(path, content):
+        assert names(folder) == ["job.json"]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    make(folder, fail="memory")
+    monkeypatch.setattr(job, "write_json", full)
+    with pytest.raises(JobFailed, match="The computer ran out of memory"):
+        job.run(folder)
+
+
+def test_a_result_that_does_not_fit_on_the_disk_leaves_no_output(folder, monkeypatch):
+    monkeypatch.setattr(job, "_circumstances", lambda began, cpu: {"versions": "x" * 5000})
+    with full_disk(), pytest.raises(JobFailed, match="The disk is full"):
+        job.run(make(folder, count=1))
     assert names(folder) == ["job.json"]
+
+
+def test_json_that_cannot_be_written_leaves_nothing(tmp_path):
+    with full_disk(), pytest.raises(OSError):
+        job.write_json(tmp_path / "a.json", {"a": "x" * 5000})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_earlier_output_that_cannot_be_replaced(folder):
+    job.run(make(folder, count=1))
+    (folder / "0.txt").unlink()
+    (folder / "0.txt").mkdir()
+    with pytest.raises(JobFailed, match=r"Cannot replace .*0\.txt: Is a directory\. Close what uses it"):
+        job.run(folder)
+    (folder / "0.txt").rmdir()
+    assert job.run(folder)["state"] == "done"
+
+
+def test_after_a_kill_it_is_known_what_earlier_runs_wrote(folder, monkeypatch):
+    job.run(make(folder, count=2))
+    monkeypatch.setattr(job, "write_failure", lambda *_: None)  # a killed process writes nothing more
+    with pytest.raises(ValueError, match="a bug"):
+        job.run(make(folder, fail="bug"))
+    assert job.read_result(folder) == {"state": "running", "outputs": ["0.txt", "1.txt"]}
+    job.run(make(folder, count=1))
+    assert names(folder) == ["0.txt", "job.json", "result.json"]
+
+
+def test_a_result_file_of_a_stranger_does_not_delete_other_files(folder):
+    make(folder, count=1)
+    for outputs in (["../source.txt", str(folder.parent / "source.txt"), 3], 3, {"0.txt": 1}):
+        (folder / "result.json").write_text(json.dumps({"state": "done", "outputs": outputs}))
+        (folder / "0.txt").unlink(missing_ok=True)
+        job.run(folder)
+    assert (folder.parent / "source.txt").exists()
 
 
 def test_the_file_cancel_stops_a_job(folder):
@@ -136,9 +201,29 @@ def test_bad_jobs(folder, task, inputs, config, message):
 def test_a_folder_without_a_job(tmp_path):
     with pytest.raises(InputError, match=r"is not a job folder: it has no job\.json"):
         job.run(tmp_path)
-    (tmp_path / "job.json").write_text("{")
-    with pytest.raises(InputError, match=r"cannot be read .* It needs task, inputs and config"):
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"cannot be read \(.*\)\. It needs task, inputs and config\."),
+        ("[1, 2]", r"holds \[1, 2\]\. It needs task, inputs and config, and nothing else\."),
+        ('{"inputs": {}, "config": {}}', r"holds inputs, config\. It needs task, inputs and config"),
+        ('{"task": "write", "inputs": {}, "config": {}, "colour": 1}', r"holds task, inputs, config, colour\. It needs"),
+        ('{"task": ["write"], "inputs": {}, "config": {}}', r"task is \['write'\]; it must be text\."),
+        ('{"task": "write", "inputs": [], "config": {}}', r"inputs is \[\]; it must be names and files in braces\."),
+        ('{"task": "write", "inputs": {}, "config": 3}', r"config is 3; it must be names and values in braces\."),
+        ('{"task": "write", "inputs": {"source": 3}, "config": {}}', r"--source is 3; it must be the name of a file\."),
+    ],
+)
+def test_what_is_no_job(tmp_path, content, message):
+    (tmp_path / "job.json").write_text(content)
+    (tmp_path / "result.json").write_text('{"state": "done", "outputs": ["0.txt"]}')
+    with pytest.raises(InputError, match=r"job\.json:? " + message) as error:
         job.run(tmp_path)
+    result = job.read_result(tmp_path)
+    assert (result["state"], result["error"], result["outputs"]) == ("failed", str(error.value), ["0.txt"])
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
