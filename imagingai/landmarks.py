@@ -39,15 +39,28 @@ def load_landmarks(path: str | Path) -> Landmarks:
             f"{path.name} is no landmark file. Readable are .mrk.json and .fcsv (3D Slicer) and .csv (x, y, z, label in RAS mm)."
         )
     try:
-        rows = readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig"), path)
+        rows = readers[path.suffix.lower()](_read_text(path), path)
         points = np.array([point for _, point in rows], float).reshape(-1, 3)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        raise InputError(f"{path} cannot be read as landmarks: it needs three coordinates for every point.") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error):
+        raise InputError(
+            f"{path} cannot be read as landmarks: it needs three coordinates x, y, z for every point (2-D images have a z too)."
+        ) from None
     if not len(points):
         raise InputError(f"{path} holds no landmarks.")
-    if not np.all(np.isfinite(points)):
-        raise InputError(f"{path} holds a landmark that is NaN or infinite. Remove or place it.")
+    if bad := [number for number, point in enumerate(points, 1) if not np.all(np.isfinite(point))]:
+        raise InputError(f"{path} holds a landmark that is NaN or infinite, number {bad[0]}. Remove or place it.")
     return Landmarks(tuple(name for name, _ in rows), points)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is no UTF-8 text (byte {error.start} is {error.object[error.start]:#x}). Save it again as UTF-8."
+        ) from None
 
 
 def save_landmarks(landmarks: Landmarks, path: str | Path) -> None:

@@ -71,9 +71,11 @@ def test_tables_with_and_without_header(text, names, tmp_path):
         ("a.csv", None, r"There is no file .*a\.csv"),
         ("a.vtk", "1,2,3", r"a\.vtk is no landmark file\. Readable are \.mrk\.json"),
         ("a.csv", "", "holds no landmarks"),
-        ("a.csv", "1,2\n3,4\n", "needs three coordinates for every point"),
-        ("a.csv", "a,b\nfoo,bar\n", "needs three coordinates for every point"),
-        ("a.csv", "1,2,nan\n", "holds a landmark that is NaN or infinite"),
+        ("a.csv", "1,2\n3,4\n", "needs three coordinates x, y, z for every point"),
+        ("a.csv", "x,y\n1,2\n", "needs three coordinates"),
+        ("a.csv", f"1,2,3,{'x' * 200_000}\n", "cannot be read as landmarks"),
+        ("a.csv", "a,b\nfoo,bar\n", "needs three coordinates"),
+        ("a.csv", "1,2,3\n1,2,nan\n", r"holds a landmark that is NaN or infinite, number 2\. Remove or place it"),
         ("a.fcsv", "id,1,two,3\n", "needs three coordinates"),
         ("a.fcsv", "# CoordinateSystem = IJK\n0,1,2,3\n", "is in the coordinate system IJK; only RAS and LPS are known"),
         ("a.mrk.json", "{}", "cannot be read as landmarks"),
@@ -87,6 +89,15 @@ def test_what_is_no_landmark_file(name, text, message, tmp_path):
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         load_landmarks(tmp_path / name)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(InputError, match=r"a\.csv cannot be read: "):
+        load_landmarks(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("1,2,3,Höhle\n", encoding="latin-1")
+    with pytest.raises(InputError, match=r"b\.csv is no UTF-8 text \(byte 7 is 0xf6\)\. Save it again as UTF-8\."):
+        load_landmarks(tmp_path / "b.csv")
 
 
 def test_formats_that_cannot_be_written(tmp_path):
