@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import logging
-import os
-import shutil
-import signal
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+try:
+    import argparse
+    import dataclasses
+    import logging
+    import os
+    import shutil
+    import signal
+    import sys
+    import tempfile
+    import threading
+    import time
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
 
-from imagingai import __version__, job
-from imagingai.errors import Cancelled, ImagingAIError, InputError
-from imagingai.options import add_arguments, flag
-from imagingai.progress import Bar, Lines
-from imagingai.tasks import TASKS, Task, load
+    from imagingai import __version__, job
+    from imagingai.errors import Cancelled, ImagingAIError, InputError
+    from imagingai.options import add_arguments, flag
+    from imagingai.progress import Bar, Lines
+    from imagingai.tasks import TASKS, Task, load
+except KeyboardInterrupt:  # Ctrl+C in the first moment
+    raise SystemExit(130) from None
 
 GRACE = 5.0  # seconds
 DESCRIPTION = """ImagingAI: medical image registration and more.
@@ -35,11 +38,11 @@ Exit codes: 0 done, 2 the input or a setting cannot be used (one sentence says w
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not burn CPU seconds
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING - 10 * options.verbose, format="%(levelname)s: %(message)s", stream=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
+        options = _parser().parse_args(arguments)
+        logging.basicConfig(level=logging.WARNING - 10 * options.verbose, format="%(levelname)s: %(message)s", stream=sys.stderr)
         return options.command(options)
     except Cancelled:
         print("\nStopped; no half-written files are left.", file=sys.stderr)
@@ -49,8 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+_interrupted = float("-inf")  # when
+
+
 def _interrupt(signum: int, frame: Any) -> None:
-    raise Cancelled("Stopped on request; nothing was written.")
+    """Stop. A second Ctrl+C out of impatience must not disturb the clean-up of the first."""
+    global _interrupted
+    if time.monotonic() - _interrupted > GRACE:
+        _interrupted = time.monotonic()
+        raise Cancelled("Stopped on request; nothing was written.")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     batch.add_argument("jobs", type=Path, help="CSV file, one job a row")
     batch.add_argument("--row", type=int, help="run only this row (1 is the first), e.g. in a cluster's job array")
-    batch.add_argument("--parallel", type=int, default=1, metavar="N", help="rows at a time (default 1); give each --threads")
+    batch.add_argument("--parallel", type=_positive, default=1, metavar="N", help="rows at a time (default 1); give each --threads")
     batch.set_defaults(command=_batch)
     compare = commands.add_parser(
         "compare",
@@ -94,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run_folder)
     commands.add_parser("list", help="List tasks, presets, similarities and weights.").set_defaults(command=_list)
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
 
 
 def _add_task(commands: Any, name: str, task: Task) -> None:
@@ -206,7 +222,8 @@ BATCH_HELP = """Run every row of a CSV file; the columns are named like the opti
 
 Each row is a job folder (`output`) and runs in a process of its own. A column `task` may name another
 task than register. Paths are relative to the CSV file. Start the same command again after a stop: rows
-that are finished are not done again. Results and reasons of failures go to <name>-results.csv."""
+that are finished are not done again, unless a setting, an input or an output has changed since.
+Results and reasons of failures go to <name>-results.csv."""
 
 
 def _batch(options: argparse.Namespace) -> int:

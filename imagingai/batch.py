@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import logging
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from imagingai.__main__ import make_job
-from imagingai.errors import Cancelled, InputError
-from imagingai.job import Job, read_result
+from imagingai.errors import Cancelled, InputError, JobFailed
+from imagingai.job import Job, outputs_of, read_result, write_failure
 from imagingai.progress import Bar
 from imagingai.tasks import TASKS
-
-log = logging.getLogger(__name__)
 
 
 def run_batch(table: Path, row: int | None = None, parallel: int = 1) -> int:
@@ -31,23 +30,54 @@ def run_batch(table: Path, row: int | None = None, parallel: int = 1) -> int:
     if row is not None and not 1 <= row <= len(rows):
         raise InputError(f"--row is {row}, but {table} has the rows 1 to {len(rows)}.")
     chosen = rows if row is None else [rows[row - 1]]
-    bar = Bar()
-    outcomes: list[str] = []
-    pool = ThreadPoolExecutor(max(1, parallel))
-    children: set[subprocess.Popen] = set()
+    _write_table(table, _lines(rows, {}))  # one that cannot be written must be told before the work
+    bar, children, pool = Bar(), _Children(), ThreadPoolExecutor(parallel)
+    outcomes: dict[str, tuple[str, str]] = {}
     try:
-        for values, outcome in zip(chosen, pool.map(lambda values: _run_row(values, children), chosen), strict=True):
-            outcomes.append(outcome)
-            bar(len(outcomes) / len(chosen), f"{values['output']}: {outcome}")
-    except Cancelled:
-        for child in list(children):
-            child.terminate()
-        raise
+        futures = {pool.submit(_run_row, values, children): values["output"] for values in chosen}
+        for future in as_completed(futures):
+            output = futures[future]
+            state, error = outcomes[output] = future.result()
+            bar(len(outcomes) / len(chosen), f"{output}: {state}{': ' if error else ''}{error}")
     finally:
+        children.stop()
         pool.shutdown(wait=True, cancel_futures=True)
         bar.close()
-        write_results(table, rows)
-    return 0 if all(outcome in ("done", "already done") for outcome in outcomes) else 1
+        write_results(table, rows, {output: error for output, (state, error) in outcomes.items() if state == "failed"})
+    return 0 if all(state in ("done", "already done") for state, _ in outcomes.values()) else 1
+
+
+class _Children:
+    """The processes of the rows. They stop when their standard input ends: after `stop`, or with this process."""
+
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen] = set()
+        self.stopped, self.lock = False, threading.Lock()
+
+    def run(self, folder: Path, output: BinaryIO) -> int:
+        """Run a job folder and return the exit code; raises `Cancelled` after `stop`."""
+        command = [sys.executable, "-m", "imagingai", "run", str(folder), "--watch-parent"]
+        with self.lock:  # none may start while the others are stopped
+            if self.stopped:
+                raise Cancelled("Stopped on request; nothing was written.")
+            # a session of its own, so that Ctrl+C does not reach it a second time, in the middle of its clean-up
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            self.running.add(child)
+            with contextlib.suppress(OSError):  # it is gone already
+                child.stdin.write(b"\n")
+                child.stdin.flush()
+        code = child.wait()
+        with self.lock, contextlib.suppress(OSError):
+            self.running.discard(child)
+            child.stdin.close()
+        return code
+
+    def stop(self) -> None:
+        with self.lock:
+            self.stopped = True
+            for child in self.running:
+                with contextlib.suppress(OSError):
+                    child.stdin.close()
 
 
 def read_rows(table: Path) -> list[dict[str, str]]:
@@ -88,61 +118,93 @@ def _job_of(values: dict[str, str]) -> Job:
     return make_job(task, rest, values.get("preset", "default"))
 
 
-def _run_row(values: dict[str, str], children: set[subprocess.Popen]) -> str:
-    """Run one row unless the same job is already done; returns a word for the progress line."""
+def _run_row(values: dict[str, str], children: _Children) -> tuple[str, str]:
+    """Run one row unless the same job is already done; returns its state and, if it failed, why in one line."""
     folder = Path(values["output"])
     try:
         todo = _job_of(values)
-        result = read_result(folder)
-        if result.get("state") == "done" and result.get("job") == json.loads(json.dumps(asdict(todo))):
-            return "already done"
-        todo.write(folder)
-    except InputError as error:
-        _fail(folder, str(error))
-        return f"failed: {error}"
-    with (folder / "log.txt").open("w", encoding="utf-8") as output:
-        child = subprocess.Popen([sys.executable, "-m", "imagingai", "run", str(folder)], stdout=output, stderr=subprocess.STDOUT)
-        children.add(child)
-        code = child.wait()
-        children.discard(child)
+        if _is_done(folder, todo):
+            return "already done", ""
+        result = _run_process(todo, folder, children)
+        return result["state"], result.get("error", "").partition("\n")[0]
+    except Cancelled:
+        return "cancelled", ""
+    except Exception as error:  # whatever it is, the other rows must go on
+        if isinstance(error, OSError):
+            error = JobFailed(f"Cannot run in the folder {folder}: {error.strerror}. Choose another output.")
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_failure(folder, error, {"outputs": outputs_of(folder)})
+        return "failed", str(error)
+
+
+def _is_done(folder: Path, todo: Job) -> bool:
+    """Whether the folder holds the result of this very job: its files are there, and no input is newer."""
     result = read_result(folder)
-    if code and result.get("state") not in ("failed", "cancelled"):  # it crashed or was killed: the log is all there is
-        lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        _fail(
-            folder,
-            f"The process ended with code {code}. {lines[-1] if lines and not lines[-1].startswith('{') else ''} See {folder / 'log.txt'}.",
-        )
-        return "failed"
-    return result.get("state", "failed")
+    if result.get("state") != "done" or result.get("job") != json.loads(json.dumps(asdict(todo))):
+        return False
+    if not all((folder / name).exists() for name in ("job.json", *outputs_of(folder))):
+        return False
+    began = os.path.getmtime(folder / "job.json")
+    return not any(os.path.getmtime(path) > began for path in todo.inputs.values() if os.path.exists(path))
 
 
-def _fail(folder: Path, reason: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").write_text(json.dumps({"state": "failed", "error": reason}), encoding="utf-8")
-    except OSError:
-        log.error("%s: %s", folder, reason)
+def _run_process(todo: Job, folder: Path, children: _Children) -> dict[str, Any]:
+    """What the job wrote to its `result.json`; raises `JobFailed` if it crashed or was killed: the log is all there is."""
+    todo.write(folder)
+    earlier, log = read_result(folder), folder / "log.txt"
+    with log.open("wb") as output:
+        code = children.run(folder, output)
+    result = read_result(folder)
+    if result != earlier and result.get("state") in ("done", "failed", "cancelled"):
+        return result
+    if children.stopped:
+        raise Cancelled("Stopped on request; nothing was written.")
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    last = lines[-1] if lines and not lines[-1].startswith("{") else ""
+    raise JobFailed(f"The process ended with code {code}. {last} See {log}.")
 
 
-def write_results(table: Path, rows: list[dict[str, str]]) -> None:
+def write_results(table: Path, rows: list[dict[str, str]], failures: dict[str, str]) -> None:
     """Write `<name>-results.csv` with a line per row of the table; says which rows failed, and why."""
-    lines, failed = [], 0
+    lines = _lines(rows, failures)
+    failed = [line for line in lines if line["state"] == "failed"]
+    for line in failed:
+        print(f"row {line['row']} failed ({line['output']}): {line['error']}", file=sys.stderr)
+    target = _write_table(table, lines)
+    done = sum(line["state"] == "done" for line in lines)
+    print(f"{done} of {len(rows)} rows done, {len(failed)} failed. Results: {target}")
+
+
+def _lines(rows: list[dict[str, str]], failures: dict[str, str]) -> list[dict[str, Any]]:
+    """The lines of the results. `failures` (output: why) has those, too, that could not be written into their folder."""
+    lines = []
     for number, values in enumerate(rows, 1):
-        result = read_result(Path(values["output"]))
-        state = result.get("state", "open")
-        lines.append({"row": number, "output": values["output"], "state": state, "error": result.get("error", ""), **_numbers(result)})
-        if state == "failed":
-            failed += 1
-            print(f"row {number} failed ({values['output']}): {result.get('error')}", file=sys.stderr)
+        output, result = values["output"], read_result(Path(values["output"]))
+        if output in failures:
+            result = {"state": "failed", "error": failures[output]}
+        error = str(result.get("error", "")).partition("\n")[0]
+        lines.append({"row": number, "output": output, "state": result.get("state", "open"), "error": error, **_numbers(result)})
+    return lines
+
+
+def _write_table(table: Path, lines: list[dict[str, Any]]) -> Path:
     target = table.with_name(table.stem + "-results.csv")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)), restval="")
-        writer.writeheader()
-        writer.writerows(lines)
-    os.replace(temporary, target)
-    done = sum(line["state"] == "done" for line in lines)
-    print(f"{done} of {len(rows)} rows done, {failed} failed. Results: {target}")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)), restval="")
+            writer.writeheader()
+            writer.writerows(lines)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {target}: {error.strerror}. Close what uses it, or copy {table.name} to a folder that you may write to."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return target
 
 
 def _numbers(result: dict[str, Any]) -> dict[str, Any]:

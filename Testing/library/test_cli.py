@@ -197,3 +197,20 @@ def test_ctrl_c_leaves_no_half_written_files_and_exits_130(tmp_path, number):
     assert time.time() - began < 10
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"job.json", "result.json"}
     assert json.loads((tmp_path / "out" / "result.json").read_text())["state"] == "cancelled"
+
+
+STOPPED_WHILE_IMPORTING = """
+import builtins
+real = builtins.__import__
+def stop(name, *more):
+    if name == "imagingai.tasks":
+        raise KeyboardInterrupt
+    return real(name, *more)
+builtins.__import__ = stop
+import imagingai.__main__
+"""
+
+
+def test_ctrl_c_in_the_first_moment_is_quiet():
+    child = subprocess.run([sys.executable, "-c", STOPPED_WHILE_IMPORTING], capture_output=True, text=True)
+    assert (child.returncode, child.stderr) == (130, "")
