@@ -122,8 +122,7 @@ class DeepSimRegistrationLogic(ScriptedLoadableModuleLogic):
             return registration
         import qt  # the rest of the logic works without
 
-        self.timer = qt.QTimer()
-        return self.start(chosen, config, outputVolume, outputTransform, self.timer, onDone=callback)
+        return self.start(chosen, config, outputVolume, outputTransform, qt.QTimer(), onDone=callback)
 
     def start(
         self,

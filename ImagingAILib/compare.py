@@ -136,10 +136,11 @@ def layers() -> dict:
     return {v.GetID(): (v.GetBackgroundVolumeID(), v.GetForegroundVolumeID(), v.GetForegroundOpacity()) for v in views}
 
 
-def restoreLayers(before: dict) -> None:
-    """Show again what `layers()` told."""
+def restoreLayers(before: dict, shown) -> None:
+    """Show again what `layers()` told, in the views that still show the volume `shown`: others were changed by the user."""
     for viewID, (background, foreground, opacity) in before.items():
-        if view := slicer.mrmlScene.GetNodeByID(viewID):
+        view = slicer.mrmlScene.GetNodeByID(viewID)
+        if view and shown.GetID() in (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()):
             view.SetBackgroundVolumeID(background)
             view.SetForegroundVolumeID(foreground)
             view.SetForegroundOpacity(opacity)

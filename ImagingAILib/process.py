@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from slicer.i18n import tr as _
+
 OUTPUT = ".output"  # what the child printed; poll() sorts it into progress and log.txt
 STALE = ("result.json", "cancel", "preview.nrrd", "log.txt", OUTPUT)
 PROGRESS = b'{"fraction"'
@@ -70,7 +72,8 @@ class JobProcess:
                 )
         except OSError as error:
             reason = error.strerror or error
-            self.result = {"state": "failed", "error": f"Cannot start {self.python[0]}: {reason}. Choose another Python in the settings."}
+            text = _("Cannot start {python}: {reason}. Choose another Python in the settings.")
+            self.result = {"state": "failed", "error": text.format(python=self.python[0], reason=reason)}
             return
         self._output = (self.folder / OUTPUT).open("rb")
         with contextlib.suppress(OSError):  # it is gone already: poll() will tell
@@ -153,7 +156,7 @@ class JobProcess:
         _kill_tree(process)
         with contextlib.suppress(OSError):
             process.stdin.close()
-        with (self.folder / "log.txt").open("ab") as log:
+        with contextlib.suppress(OSError), (self.folder / "log.txt").open("ab") as log:  # the folder may be gone, the disk full
             self._take_rest(log)
         self._output.close()
         self.result = self._find_result(process.returncode)
@@ -166,21 +169,25 @@ class JobProcess:
         with contextlib.suppress(OSError, ValueError):
             return json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
         if self._stopped:
-            return {"state": "cancelled", "error": "Stopped on request; nothing was written."}
-        lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LAST_LINES:]
-        tail = "\n".join(["The last lines of its log:", *lines]) if lines else "It wrote no log."
-        return {"state": "failed", "error": f"The computation {_ending(code)}. {tail}"}
+            return {"state": "cancelled", "error": _("Stopped on request; nothing was written.")}
+        lines: list[str] = []
+        with contextlib.suppress(OSError):
+            lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LAST_LINES:]
+        tail = "\n".join([_("The last lines of its log:"), *lines]) if lines else _("It wrote no log.")
+        return {"state": "failed", "error": f"{_ending(code)} {tail}"}
 
 
 def _ending(code: int) -> str:
     """What an exit code means."""
     if code >= 0:
-        return f"ended unexpectedly (exit code {code})"
+        return _("The computation ended unexpectedly (exit code {code}).").format(code=code)
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"was killed ({name})" + ("; perhaps the computer ran out of memory" if name == "SIGKILL" else "")
+    if name == "SIGKILL":
+        return _("The computation was killed ({name}); perhaps the computer ran out of memory.").format(name=name)
+    return _("The computation was killed ({name}).").format(name=name)
 
 
 def _kill_tree(process: subprocess.Popen) -> None:

@@ -56,6 +56,7 @@ class RegistrationResults:
         except NodeError:
             return  # the job has just ended and removed it
         self.preview.SaveWithSceneOff()
+        self.preview.SetHideFromEditors(True)  # nobody is to choose what goes away
         if isNew:
             self.layersBefore = compare.layers()
             compare.showBlend(run.chosen["fixed"], self.preview, self.ui.blendSlider.value)
@@ -168,8 +169,8 @@ class RegistrationResults:
 
     def removePreview(self) -> None:
         if self.preview:
+            compare.restoreLayers(self.layersBefore, self.preview)
             files.removeNode(self.preview)
-            compare.restoreLayers(self.layersBefore)
         self.preview, self.previewTime = None, 0.0
 
     def removeMaps(self) -> None:

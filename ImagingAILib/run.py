@@ -54,9 +54,15 @@ class TaskRun:
         if self.timer:
             self.timer.stop()
         self.process.kill()
-        self.onProgress = self.onDone = lambda _: None
+        self._forget()
 
     def _end(self) -> None:
         if self.timer:
             self.timer.stop()
-        self.onDone(self.process.result)
+        onDone = self.onDone
+        self._forget()
+        onDone(self.process.result)
+
+    def _forget(self) -> None:
+        """Let go of what listens: the connection of the timer keeps this object, which must not keep the nodes."""
+        self.onProgress = self.onDone = lambda _: None

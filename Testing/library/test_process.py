@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from imagingai import job
-from ImagingAILib.process import JobProcess
+
+sys.modules.setdefault("slicer.i18n", types.SimpleNamespace(tr=lambda text: text))  # no Slicer is needed
+from ImagingAILib.process import JobProcess  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
 ROOT = Path(__file__).parents[2]
@@ -156,8 +159,9 @@ def test_kill_ends_a_registration_at_once_and_leaves_no_half_written_file(proces
 
 
 PARENT = """
-import os, sys, time
+import os, sys, time, types
 from pathlib import Path
+sys.modules["slicer.i18n"] = types.SimpleNamespace(tr=str)
 from ImagingAILib.process import JobProcess
 running = JobProcess([sys.executable], Path(sys.argv[1]), dict(os.environ))
 running.start()

@@ -222,10 +222,12 @@ def test_the_console(host, pair, tmp_path, waitUntil, openModule):
     job = json.loads((registration.folder / "job.json").read_text())
     assert job["config"]["alignment"] == "rigid"
     ended = []
-    logic.register(fixed, moving, preset="fast", callback=ended.append)
+    another = slicer.modules.volumes.logic().CloneVolume(slicer.mrmlScene, moving, "another")
+    for node in (moving, another):  # at once
+        logic.register(fixed, node, preset="fast", callback=ended.append)
     assert not ended
-    waitUntil(lambda: ended, PATIENCE)
-    assert ended[0].state == "done"
+    waitUntil(lambda: len(ended) == 2, PATIENCE)
+    assert [registration.state for registration in ended] == ["done", "done"]
 
 
 def test_the_self_test(openModule, host):

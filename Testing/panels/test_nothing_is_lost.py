@@ -105,6 +105,24 @@ def test_cancel_gives_the_slice_views_back(host, panel, pair, click, waitUntil):
     assert (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()) == (pair[1].GetID(), None)
 
 
+def test_what_the_user_shows_meanwhile_stays_after_cancel(host, panel, pair, click, waitUntil):
+    host.choose(panel.ui.presetOption, "accurate")
+    click(panel.ui.applyButton)
+    waitUntil(lambda: panel.results.preview is not None, PATIENCE)
+    slicer.util.setSliceViewerLayers(background=pair[1], foreground=None)
+    click(panel.ui.applyButton)
+    finish(panel, waitUntil)
+    view = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    assert (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()) == (pair[1].GetID(), None)
+
+
+def test_a_run_that_has_ended_keeps_no_nodes(panel, click, waitUntil):
+    click(panel.ui.applyButton)
+    finish(panel, waitUntil)
+    follower = panel.results.run.run
+    assert "Registration" not in repr(follower.onDone) and "TaskPanel" not in repr(follower.onProgress)
+
+
 def test_results_that_the_user_has_deleted(panel, pair, click, waitUntil):
     click(panel.ui.applyButton)
     finish(panel, waitUntil)
