@@ -142,7 +142,7 @@ def make_job(name: str, values: dict[str, Any], preset: str = "default") -> job.
         if preset not in presets:
             raise InputError(f"--preset has no choice {preset!r}. Choose from {', '.join(presets)}.")
         config = {**presets[preset], **config}
-    return job.Job(name, {key: os.path.abspath(value) for key, value in values.items() if key in inputs}, config)
+    return job.Job(name, {key: value and os.path.abspath(value) for key, value in values.items() if key in inputs}, config)
 
 
 def _run_task(options: argparse.Namespace) -> int:
@@ -168,9 +168,9 @@ def _run_to_folder(todo: job.Job, folder: Path, overwrite: bool) -> dict[str, An
 
 def _run_to_file(todo: job.Job, target: Path, overwrite: bool) -> dict[str, Any]:
     """Run in a hidden job folder beside the target, then move the one result into place."""
-    if target.is_dir():
+    if os.path.isdir(target):
         raise InputError(f"{target} is a folder. Give the name of the file to write, for example {target / 'result.nii.gz'}.")
-    if target.exists() and not overwrite:
+    if os.path.exists(target) and not overwrite:
         raise InputError(f"{target} exists. Choose another name, or add --overwrite to replace it.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import gzip
 import logging
+import math
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,26 +48,49 @@ def read_image(path: Path) -> sitk.Image:
 
 
 def _check_nifti_values(path: Path) -> None:
-    """Raise InputError for NaN or infinity in a NIfTI-1 file: ITK would silently read them as 0."""
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
-        header = file.read(348)
-        order = "<" if header[:4] == b"\x5c\x01\x00\x00" else ">"
-        kind = {16: "f4", 64: "f8"}.get(int(np.frombuffer(header, order + "i2", 1, 70)[0]))
-        if kind is None:
-            return
-        file.read(int(np.frombuffer(header, order + "f4", 1, 108)[0]) - len(header))
-        content = file.read()
-    values = np.frombuffer(content[: len(content) // int(kind[1]) * int(kind[1])], order + kind)
+    """Raise InputError for what ITK would silently read as 0: NaN or infinity in NIfTI-1, and the rest of a file that was cut off."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if packed else open)(path, "rb") as file:
+            header, content = file.read(348), file.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise InputError(_cut_off(path)) from None
+    if header[344:] != b"n+1\0":
+        return
+    order = "<" if header[:4] == b"\x5c\x01\x00\x00" else ">"
+    dimensions, *sizes = np.frombuffer(header, order + "i2", 8, 40).tolist()
+    code, bits = np.frombuffer(header, order + "i2", 2, 70).tolist()
+    content = content[int(np.frombuffer(header, order + "f4", 1, 108)[0]) - len(header) :]
+    size = math.prod(sizes[:dimensions]) * bits // 8
+    if len(content) < size:
+        raise InputError(_cut_off(path))
+    if code not in (16, 64):
+        return
+    values = np.frombuffer(content[:size], f"{order}f{bits // 8}")
     if bad := int(values.size - np.isfinite(values).sum()):
         raise InputError(
             f"{path} has {bad} voxels that are NaN or infinite. Replace them, for example by 0 (numpy.nan_to_num), and try again."
         )
 
 
+def _cut_off(path: Path) -> str:
+    return f"{path} is cut off or damaged: {path.stat().st_size} bytes are not the whole image. Copy it once more."
+
+
+def check_readable(path: Path) -> None:
+    """Raise InputError with the reason of the system, which ITK would not tell."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+
+
 def read_any(path: Path) -> sitk.Image:
     """An image file as it is: vectors and time too."""
     import SimpleITK as sitk
 
+    check_readable(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     if path.name.endswith(".nii.gz") and path.with_suffix("").exists():
         # Asked for a.nii.gz, ITK silently reads a.nii if that lies beside it: read a copy elsewhere.

@@ -118,7 +118,7 @@ def run(folder: Path, report: Report = ignore) -> dict[str, Any]:
         return result
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)  # first, so that a full disk has room for what follows
-        if (folder / "job.json").exists():
+        if os.path.exists(folder / "job.json"):
             write_failure(folder, error, {"outputs": ours, **about, **_circumstances(began, cpu)})
         raise
     finally:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imagingai.errors import InputError
-from imagingai.formats import FORMATS_3D, read_any, replacing, write_image
+from imagingai.formats import FORMATS_3D, check_readable, read_any, replacing, write_image
 from imagingai.transform import Affine, Composite, DisplacementField, Transform, compose
 from imagingai.volume import LPS, Volume, from_sitk, to_sitk
 
@@ -38,6 +38,7 @@ def load_transform(path: str | Path, reference: Volume | None = None) -> Transfo
         raise InputError(f"There is no file {path}.")
     if not path.name.lower().endswith(TRANSFORM_FILES):
         return _field(read_any(path), path)
+    check_readable(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         transform = sitk.ReadTransform(str(path))

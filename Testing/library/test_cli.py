@@ -134,6 +134,8 @@ def test_a_folder_is_not_a_file(pair, tmp_path, capsys):
     ("more", "message"),
     [
         (["--fixed-mask", "{}/nothing.nii.gz"], "--fixed-mask: there is no file"),
+        (["--fixed-mask", "x" * 300], "--fixed-mask: there is no file"),
+        (["--fixed", ""], "--fixed is missing: Image that stays"),
         (["--similarity", "ssd"], "--similarity has no choice 'ssd'. Choose from mse, ncc,"),
         (["--similarity", "ncc_sup"], "--similarity ncc_sup compares labels too: give --fixed-labels and --moving-labels"),
         (["--threads", "-1"], "--threads is -1; it must lie between 0 and 256."),

@@ -15,7 +15,7 @@ from grids import GRIDS, labeled, textured
 
 from imagingai import formats
 from imagingai.errors import InputError, JobFailed
-from imagingai.formats import replacing
+from imagingai.formats import read_any, replacing
 from imagingai.transform import Affine
 from imagingai.transform_io import save_transform
 from imagingai.volume import Volume, from_sitk, load, same_grid, save, to_sitk
@@ -253,3 +253,21 @@ def test_nan_in_a_nifti_file_is_not_read_as_zero(tmp_path, ending, dtype, order)
     nib.save(nib.Nifti1Image(data, np.eye(4), header), tmp_path / f"a{ending}")
     with pytest.raises(InputError, match=r"has 2 voxels that are NaN or infinite\. Replace them"):
         load(tmp_path / f"a{ending}")
+
+
+@pytest.mark.parametrize("dtype", ["i2", "f4", "u1"])
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.nrrd"])
+def test_half_a_file_is_not_read_as_half_an_image(tmp_path, name, dtype):
+    data = np.random.default_rng(0).integers(1, 200, (1, 20, 20, 20)).astype(dtype)
+    save(Volume(data, np.eye(4)), tmp_path / name)
+    assert np.array_equal(load(tmp_path / name).data, data)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"cannot be read as an image" if name == "a.nrrd" else r"is cut off or damaged: \d+ bytes"):
+        load(tmp_path / name)
+
+
+def test_a_file_that_cannot_be_opened_says_why(tmp_path):
+    with pytest.raises(InputError, match=r"a cannot be read: (Is a directory|Permission denied)\."):
+        (tmp_path / "a").mkdir()
+        read_any(tmp_path / "a")
