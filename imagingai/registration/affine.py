@@ -117,7 +117,7 @@ def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
         raise InputError("The images do not overlap where the alignment starts. Correct --initial or the masks, or leave them out.")
     report(0.6, "Aligning: refining")
     found = [_refine_finely(pair, matrix, pair.config.alignment) for matrix in matrices]
-    best = int(np.argmax(_shared(pair, found, 2) * [_plausible(matrix) for matrix in found])) if len(found) > 1 else 0
+    best = int(np.argmax(_shared(pair, found, 3) * [_plausible(matrix) for matrix in found])) if len(found) > 1 else 0
     result, matrix = found[best], matrices[best]
     change = abs(np.linalg.det(result[:3, :3]) / (1.0 if start is None else np.linalg.det(start[:3, :3])))
     if pair.config.alignment == "affine" and not SOUND[0] < change < SOUND[1]:
@@ -225,7 +225,7 @@ def _differ(pair: _Pair, matrix: np.ndarray) -> bool:
 
 def _refine_finely(pair: _Pair, matrix: np.ndarray, kind: str) -> np.ndarray:
     """Coarse to fine, by the information per sample that meets the other image: a part that it does not show costs nothing."""
-    for level, moves, steps in ((1, "similarity" if kind == "affine" else kind, 20), (1, kind, 20), (2, kind, 40)):
+    for level, moves, steps in ((1, "similarity" if kind == "affine" else kind, 20), (1, kind, 20), (2, kind, 40), (3, kind, 40)):
         matrix = _refine(pair, pair.samples(level, _differ(pair, matrix)), matrix, moves, steps, power=0.0).matrix
     return matrix
 
