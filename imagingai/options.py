@@ -15,6 +15,8 @@ from typing import Any
 
 from imagingai.errors import InputError
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}  # in words
+
 
 def option(
     default: Any,
@@ -82,13 +84,13 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         if not isinstance(value, tuple):
-            raise InputError(f"{flag(name)} is {value!r}; it must be a list of {item.__name__} values.")
+            raise InputError(f"{flag(name)} is {value!r}; it must be a list, each {KINDS[item]}.")
         for part in value:
             _check_type(name, part, item)
         return
     accepted = (int, float) if hint is float else hint
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{flag(name)} is {value!r}; it must be a {hint.__name__}.")
+        raise InputError(f"{flag(name)} is {value!r}; it must be {KINDS[hint]}.")
 
 
 def add_arguments(groups: Mapping[bool, argparse._ActionsContainer], config_class: type) -> None:
@@ -137,4 +139,4 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     try:
         return hint(value) if hint is not bool else value
     except ValueError:
-        raise InputError(f"{flag(name)} is {value!r}; it must be a {hint.__name__}.") from None
+        raise InputError(f"{flag(name)} is {value!r}; it must be {KINDS[hint]}.") from None
