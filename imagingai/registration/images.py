@@ -35,9 +35,9 @@ class Images:
         image, how = self.given[name], "linear" if is_image else "nearest"
         image = smooth_for(image, self.grid.spacing) if is_image else image
         if name.startswith("moving"):
-            on_grid = warp(image, self.linear, self.grid, interpolation=how)
+            on_grid = warp(image, self.linear, self.grid, interpolation=how, fill=background(image) if is_image else 0)
         else:
-            on_grid = resample_like(image, self.grid, interpolation=how)
+            on_grid = resample_like(image, self.grid, interpolation=how, fill=background(image) if is_image else 0)
         tensor = to_tensor(normalize(on_grid) if is_image else on_grid, self.device)
         return (tensor > 0).float() if name.endswith("mask") else tensor
 
@@ -88,10 +88,15 @@ def work_grid(fixed: Volume, config: RegistrationConfig) -> Volume:
     return Volume(np.broadcast_to(np.float32(0), (1, *shape)), fixed.affine @ np.diag([*(size / fixed.spacing), 1.0]))
 
 
+def background(image: Volume) -> float:
+    """A gray value that stands for nothing: air is not 0 in a CT."""
+    return float(np.percentile(image.data, 0.5))
+
+
 def normalize(image: Volume) -> Volume:
     """Gray values scaled so that the background is about 0 and bright tissue about 1; outliers are cut at 1.5."""
     data = image.data.astype(np.float32)
-    low = np.percentile(data, 0.5)
+    low = background(image)
     inside = data[data > low]
     high = np.percentile(inside, 99) if inside.size else low
     return image.with_data(np.clip((data - low) / max(high - low, 1e-12), 0, 1.5))

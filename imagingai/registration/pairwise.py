@@ -19,7 +19,7 @@ from imagingai.registration.affine import align
 from imagingai.registration.config import SIMILARITIES as NAMES
 from imagingai.registration.config import RegistrationConfig
 from imagingai.registration.deformable import REACH, Comparison, Limits, deform
-from imagingai.registration.images import Images, to_volume, work_grid
+from imagingai.registration.images import Images, background, to_volume, work_grid
 from imagingai.registration.preview import Preview
 from imagingai.registration.similarity import SIMILARITIES, Settings, Term, WarpedFeatureCosine, warpable_features
 from imagingai.transform import (
@@ -141,7 +141,7 @@ def _align(given: dict[str, Volume], config: RegistrationConfig, initial: Transf
     if initial is None or isinstance(initial, Affine):
         start = None if initial is None else initial.matrix
         return Affine(align(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, initial=start, report=report))
-    moving = warp(moving, initial, fixed)
+    moving = warp(moving, initial, fixed, fill=background(moving))
     moving_mask = None if moving_mask is None else warp(moving_mask, initial, fixed, interpolation="nearest")
     found = align(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, initial=np.eye(4), report=report)
     return compose(Affine(found), initial)

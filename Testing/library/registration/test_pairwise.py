@@ -9,7 +9,7 @@ from grids import placed, turned
 
 from imagingai.errors import Cancelled, InputError
 from imagingai.registration import PRESETS, RegistrationConfig, register
-from imagingai.transform import Affine, apply_to_points
+from imagingai.transform import Affine, apply_to_points, to_displacement
 from imagingai.volume import Volume, to_sitk
 
 FAST = PRESETS["fast"]
@@ -112,6 +112,19 @@ def test_another_contrast():
     other = moving.with_data(np.where(moving.data > 5, 250 - moving.data, moving.data))
     result = register(fixed, other, RegistrationConfig(**NEAR))
     assert error_mm(result.transform, fixed, None).mean() < 2.0
+
+
+@pytest.mark.parametrize("start", [None, "field"])
+def test_what_the_zero_of_the_gray_values_is_does_not_matter(start):
+    """Air is -1000 in a CT: where the moving image does not reach is air too, not a bright rim."""
+    fixed, moving, _ = make_pair(("LAS", "LPS"))
+    initial = to_displacement(Affine(np.eye(4)), fixed) if start else None
+    config = RegistrationConfig(**FAST)
+    one = register(fixed, moving, config, initial=initial).transform
+    fixed_ct, moving_ct = (image.with_data(10 * image.data - 1000) for image in (fixed, moving))
+    other = register(fixed_ct, moving_ct, config, initial=initial).transform
+    points = points_of(fixed).reshape(3, -1).T
+    assert np.linalg.norm(apply_to_points(one, points) - apply_to_points(other, points), axis=1).max() < 0.3
 
 
 def test_labels_help_with_ncc_sup():
