@@ -1,8 +1,8 @@
 """Linear alignment of two images from any start: rigid or affine, 2-D or 3-D, in RAS mm.
 
 A wide search over rotations and shifts at about 1/25 of the field of view scores every candidate at sample points
-(information.py); the best are refined, first rigidly, then with scale, then affinely, at 1/25, 1/50 and 1/100. The
-optimizer composes small linear maps, A <- A exp(sum_k t_k G_k) around the center of the samples, so a rigid step stays
+(information.py); the best are refined, first rigidly, then with scale, then affinely, at 1/25, 1/50 and 1/100, smoothed
+and last sharp. The optimizer composes small linear maps, A <- A exp(sum_k t_k G_k) around the center of the samples, so a rigid step stays
 rigid; t is the Fisher-scored Newton step of the mean log-likelihood ratio (the outer product of the scores stands for
 its Hessian; Berndt, Hall, Hall & Hausman, Ann. Econ. Soc. Meas. 3, 1974), with a step length that adapts.
 
@@ -38,7 +38,13 @@ OFFSETS = 14  # shifts from center of mass to center of mass that are tried with
 REACH = 0.9  # the largest of them, in radii of the samples
 TRIED = 1000  # sample points that score a start
 STARTS = 400  # best starts among which distinct ones are chosen
-SIEVE = ((0, 2, 96, 3), (0, 1, 32, 6), (1, 3, 12, 6), (1, 2, 3, 10))  # resolution, every so many samples, states kept, steps
+SIEVE = (  # resolution, every so many samples, states kept, steps
+    (0, 2, 96, 3),
+    (0, 1, 40, 6),
+    (1, 6, 40, 3),  # the right one may only be seen to be good at this resolution
+    (1, 3, 12, 6),
+    (1, 2, 3, 10),
+)
 FEWEST = 50  # sample points
 LEAST_OVERLAP = 0.01  # part of the samples that must meet the other image
 SMALLER = 0.85  # ratio of volumes below which one foreground is clearly smaller than the other
@@ -137,8 +143,7 @@ def _search(pair: _Pair, report: Report) -> list[np.ndarray]:
         report(0.35, "Aligning: searching inside")
         found += [(state, True) for state in _sieved(pair, True)]
     samples = [pair.samples(1, interior).thinned(2) for interior in (False, True)]
-    moves = "similarity" if pair.config.alignment == "affine" else "rigid"
-    matrices = [_refine(pair, samples[interior], state.matrix, moves, 12).matrix for state, interior in found]
+    matrices = [_refine(pair, samples[interior], state.matrix, _first_moves(pair), 12).matrix for state, interior in found]
     states = [_State(matrix, score) for matrix, score in zip(matrices, _shared(pair, matrices, 1), strict=True)]
     best, *others = _distinct(states, samples[False], FINALISTS)
     return [best.matrix, *(state.matrix for state in others if state.score > CLEAR * best.score)]
@@ -160,19 +165,25 @@ def _plausible(matrix: np.ndarray) -> float:
 
 
 def _sieved(pair: _Pair, interior: bool) -> list[_State]:
-    """Rigid states, the best first: many briefly refined, fewer refined longer; none turned farther than it may."""
+    """States, the best first: many briefly refined, fewer refined longer and with a scale; none turned farther than it may."""
     samples = [pair.samples(level, interior) for level in (0, 1)]
     states, limit = _scan_starts(pair, samples[0]), pair.config.alignment_range + 1e-6
     for level, every, kept, steps in SIEVE:
-        some = samples[level].thinned(every)
-        states = [_refine(pair, some, state.matrix, "rigid", steps, 0.02) for state in _distinct(states, some, kept)]
+        some, moves = samples[level].thinned(every), _first_moves(pair) if level else "rigid"
+        states = [_refine(pair, some, state.matrix, moves, steps, 0.02) for state in _distinct(states, some, kept)]
         states = [state for state in states if _turn(pair, state.matrix) <= limit] or states
     return _distinct(states, some, kept)
 
 
+def _first_moves(pair: _Pair) -> str:
+    """What may change while the search goes on: heads differ in size."""
+    return "similarity" if pair.config.alignment == "affine" else "rigid"
+
+
 def _turn(pair: _Pair, matrix: np.ndarray) -> float:
     """By how many degrees a matrix turns, beyond bringing a plane into that of the other slice."""
-    return float(np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3] @ pair.turn.T) - 1) / 2, -1, 1))))
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    return float(np.degrees(np.arccos(np.clip((np.trace(left @ right @ pair.turn.T) - 1) / 2, -1, 1))))
 
 
 def _scan_starts(pair: _Pair, samples: Samples) -> list[_State]:
