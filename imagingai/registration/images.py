@@ -33,7 +33,7 @@ class Images:
             return None
         is_image = name in ("fixed", "moving")
         image, how = self.given[name], "linear" if is_image else "nearest"
-        image = smooth_for(image, self.grid.spacing) if is_image else image
+        image = smooth_for(fill_holes(image, self.given.get(f"{name}_mask")), self.grid.spacing) if is_image else image
         if name.startswith("moving"):
             on_grid = warp(image, self.linear, self.grid, interpolation=how, fill=background(image) if is_image else 0)
         else:
@@ -86,6 +86,21 @@ def work_grid(fixed: Volume, config: RegistrationConfig) -> Volume:
     shape[:axes] = np.ceil(extent / step - 1e-3).astype(int) + 1
     size[:axes] = step
     return Volume(np.broadcast_to(np.float32(0), (1, *shape)), fixed.affine @ np.diag([*(size / fixed.spacing), 1.0]))
+
+
+def fill_holes(image: Volume, mask: Volume | None) -> Volume:
+    """The image with every voxel in a hole of its mask (a lesion) like the nearest one that counts, so that no window sees it.
+
+    What lies around the mask stays: the edge of a brain tells where the brain is.
+    """
+    if mask is None:
+        return image
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+
+    counts = np.squeeze(mask.data[0] > 0)  # a slice has no holes in 3-D
+    hole = (binary_fill_holes(counts) & ~counts).reshape(image.shape)
+    nearest = distance_transform_edt(hole, image.spacing, return_distances=False, return_indices=True)
+    return image.with_data(image.data[(slice(None), *nearest)])
 
 
 def background(image: Volume) -> float:
