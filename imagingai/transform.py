@@ -198,10 +198,17 @@ def _solve(field: _Field, target: torch.Tensor) -> torch.Tensor:
     """x with x + u(x) = target, both (3, N) RAS mm; solved in voxels, where float32 is exact enough.
 
     Beyond its grid u continues with its edge values; only a point that lies outside together with its solution keeps
-    its place, because there the displacement is zero.
+    its place, because there the displacement is zero. A turn of everything is taken off first, with the affine map A that is
+    nearest to the field: y = A x, y + (x + u(x) - A x) = target.
     """
     goal = _multiply(field.to_index, target).float()
-    found = solve(lambda index: _linear(field.voxels, index, None), goal)
+    whole, back = field.whole, np.linalg.inv(field.whole)
+
+    def rest(turned: torch.Tensor) -> torch.Tensor:
+        index = _multiply(back, turned)
+        return index + _linear(field.voxels, index, None) - _multiply(whole, index)
+
+    found = _multiply(back, solve(rest, goal))
     moved = target + _multiply(field.affine, found.double()) - _multiply(field.affine, goal.double())
     return torch.where(_inside(found, field.shape) | _inside(goal, field.shape), moved, target)
 
@@ -226,6 +233,15 @@ class _Field:
         """The displacement in voxels."""
         linear = torch.as_tensor(self.to_index[:3, :3], dtype=torch.float32, device=self.tensor.device)
         return torch.tensordot(linear, self.tensor[0], 1)[None]
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """The affine map (4, 4) of voxel indices that is nearest to the field; the identity for one that has no inverse."""
+        places = np.stack(np.meshgrid(*(np.unique(np.linspace(0, n - 1, 12).round()) for n in self.shape), indexing="ij")).reshape(3, -1)
+        moved = _linear(self.voxels, torch.from_numpy(places).to(self.voxels), None).double().cpu().numpy()
+        fit = np.linalg.lstsq(np.vstack([places, np.ones_like(places[:1])]).T, moved.T, rcond=None)[0].T
+        matrix = np.eye(4) + np.vstack([fit, np.zeros((1, 4))])
+        return matrix if np.linalg.cond(matrix[:3, :3]) < 1e3 else np.eye(4)
 
 
 def _prepare(transform: Transform, device: str | torch.device) -> list[Affine | _Field]:

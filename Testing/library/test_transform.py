@@ -152,6 +152,16 @@ def test_points_go_there_and_back_even_where_expansion_is_extreme():
     np.testing.assert_allclose(back, points, atol=0.02)
 
 
+@pytest.mark.parametrize("degrees", [60, 90, 143, 180])
+def test_a_field_that_holds_a_large_turn_goes_there_and_back(degrees):
+    grid = placed((40, 40, 40), np.eye(3), (1, 1, 1))
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(a := np.deg2rad(degrees)), -np.sin(a)], [np.sin(a), np.cos(a)]]
+    field = to_displacement(Composite((flow(grid, 12.0, 5.0), Affine(turn))), grid)
+    points = np.random.default_rng(0).uniform(-18, 18, (5000, 3))
+    np.testing.assert_allclose(invert_points(field, apply_to_points(field, points)), points, atol=0.02)
+
+
 def test_inverse_of_a_composite_lies_on_the_moving_grid(grids):
     fixed, moving = grids
     transform = Composite((smooth_field(fixed, 1.0, 5.0), mild_affine(fixed)))
