@@ -139,7 +139,8 @@ def _search(pair: _Pair, report: Report) -> list[np.ndarray]:
     found = [(state, False) for state in _sieved(pair, False)]
     (first, _), *others = found
     clear = not others or others[0][0].score < CLEAR * first.score
-    if not clear or pair.scan.volume < ALIKE * pair.other.volume or _differ(pair, first.matrix):
+    unscaled = without_scales(first.matrix, pair.scan.center_of_mass)  # a brain may have been blown up to the size of a head
+    if not clear or pair.scan.volume < ALIKE * pair.other.volume or _differ(pair, unscaled):
         report(0.35, "Aligning: searching inside")
         found += [(state, True) for state in _sieved(pair, True)]
     samples = [pair.samples(1, interior).thinned(2) for interior in (False, True)]
