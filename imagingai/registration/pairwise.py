@@ -133,6 +133,10 @@ def _check(given: dict[str, Volume], config: RegistrationConfig) -> None:
             (check_mask if name.endswith("mask") else check_labels)(image, owner, name.replace("_", " "))
     if "ncc_sup" in config.similarity and not {"fixed_labels", "moving_labels"} <= given.keys():
         raise InputError("--similarity ncc_sup compares labels too: give --fixed-labels and --moving-labels, or choose ncc.")
+    if config.features and "deepsim" in config.similarity:
+        from imagingai.weights import load_weights
+
+        load_weights(config.features)  # a wrong name is told before the work
 
 
 def _align(given: dict[str, Volume], config: RegistrationConfig, initial: Transform | None, report: Report) -> Transform:

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 from grids import placed, turned
 
-from imagingai.errors import Cancelled, InputError
+from imagingai.errors import Cancelled, InputError, WeightsError
 from imagingai.registration import PRESETS, RegistrationConfig, register
 from imagingai.transform import Affine, apply_to_points, to_displacement
 from imagingai.volume import Volume, to_sitk
@@ -135,6 +135,14 @@ def test_labels_help_with_ncc_sup():
     assert error_mm(result.transform, fixed, None).mean() < 2.0
     with pytest.raises(InputError, match="--similarity ncc_sup compares labels too"):
         register(fixed, moving, config)
+
+
+def test_weights_that_are_not_there_are_told_before_the_work():
+    fixed, moving, _ = make_pair(("RAS", "RAS"))
+    config, reports = RegistrationConfig(similarity="deepsim_seg", features="nowhere.safetensors"), []
+    with pytest.raises(WeightsError, match="There are no weights nowhere.safetensors"):
+        register(fixed, moving, config, report=lambda *report: reports.append(report))
+    assert not reports
 
 
 @pytest.mark.parametrize("which", ["fixed", "moving"])
