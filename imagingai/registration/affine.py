@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imagingai.device import choose_device
+from imagingai.device import choose_device, one_thread
 from imagingai.errors import InputError
 from imagingai.job import Report, ignore
 from imagingai.registration.config import RegistrationConfig
@@ -117,7 +117,8 @@ class _State:
 
 
 def _align(pair: _Pair, start: np.ndarray | None, report: Report) -> np.ndarray:
-    matrices = _search(pair, report) if start is None else [start]
+    with one_thread():
+        matrices = _search(pair, report) if start is None else [start]
     samples = pair.samples(0, False)
     if float(samples.met(samples.moved(matrices[0][None]))[1].mean()) < LEAST_OVERLAP:
         raise InputError("The images do not overlap where the alignment starts. Correct --initial or the masks, or leave them out.")
