@@ -145,7 +145,7 @@ def _search(pair: _Pair, report: Report) -> list[np.ndarray]:
         report(0.35, "Aligning: searching inside")
         found += [(state, True) for state in _sieved(pair, True)]
     samples = [pair.samples(1, interior).thinned(2) for interior in (False, True)]
-    matrices = [_refine(pair, samples[interior], state.matrix, _first_moves(pair), 12).matrix for state, interior in found]
+    matrices = [_refine(pair, samples[interior], state.matrix, _first_moves(pair.config.alignment), 12).matrix for state, interior in found]
     states = [_State(matrix, score) for matrix, score in zip(matrices, _shared(pair, matrices, 1), strict=True)]
     best, *others = _distinct(states, samples[False], FINALISTS)
     return [best.matrix, *(state.matrix for state in others if state.score > CLEAR * best.score)]
@@ -171,15 +171,15 @@ def _sieved(pair: _Pair, interior: bool) -> list[_State]:
     samples = [pair.samples(level, interior) for level in (0, 1)]
     states, limit = _scan_starts(pair, samples[0]), pair.config.alignment_range + 1e-6
     for level, every, kept, steps in SIEVE:
-        some, moves = samples[level].thinned(every), _first_moves(pair) if level else "rigid"
+        some, moves = samples[level].thinned(every), _first_moves(pair.config.alignment) if level else "rigid"
         states = [_refine(pair, some, state.matrix, moves, steps, 0.02) for state in _distinct(states, some, kept)]
         states = [state for state in states if _turn(pair, state.matrix) <= limit] or states
     return _distinct(states, some, kept)
 
 
-def _first_moves(pair: _Pair) -> str:
-    """What may change while the search goes on: heads differ in size."""
-    return "similarity" if pair.config.alignment == "affine" else "rigid"
+def _first_moves(kind: str) -> str:
+    """What may change before all of an alignment may: heads differ in size."""
+    return "similarity" if kind == "affine" else kind
 
 
 def _turn(pair: _Pair, matrix: np.ndarray) -> float:
@@ -238,7 +238,7 @@ def _differ(pair: _Pair, matrix: np.ndarray) -> bool:
 
 def _refine_finely(pair: _Pair, matrix: np.ndarray, kind: str) -> np.ndarray:
     """Coarse to fine, by the information per sample that meets the other image: a part that it does not show costs nothing."""
-    for level, moves, steps in ((1, "similarity" if kind == "affine" else kind, 20), (1, kind, 20), (2, kind, 40), (3, kind, 40)):
+    for level, moves, steps in ((1, _first_moves(kind), 20), (1, kind, 20), (2, kind, 40), (3, kind, 40)):
         matrix = _refine(pair, pair.samples(level, _differ(pair, matrix)), matrix, moves, steps, power=0.0).matrix
     return matrix
 
