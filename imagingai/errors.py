@@ -4,6 +4,10 @@ Raised deep, caught twice: in `__main__.py` (exit 2, or 130 for `Cancelled`) and
 dialog). Every other exception is a bug and keeps its traceback.
 """
 
+import errno
+
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # of an OSError: the disk or a quota is full
+
 
 class ImagingAIError(Exception):
     """Base of the errors below; never raised itself."""

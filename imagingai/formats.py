@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imagingai.errors import InputError, JobFailed
+from imagingai.errors import NO_SPACE, InputError, JobFailed
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -252,7 +252,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
         full = shutil.disk_usage(path.parent).free < 1 << 20 or any(sign in str(error) for sign in FULL)
         raise JobFailed(_disk_full(path) if full else f"Could not write {path.name}: {reason}") from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if error.errno not in NO_SPACE:
             raise
         raise JobFailed(_disk_full(path)) from None
     finally:

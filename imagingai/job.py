@@ -8,7 +8,6 @@ everything is ready, so that a stop, an error or a kill leaves no half-written f
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import json
 import logging
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from imagingai import __version__
-from imagingai.errors import Cancelled, ImagingAIError, InputError, JobFailed
+from imagingai.errors import NO_SPACE, Cancelled, ImagingAIError, InputError, JobFailed
 from imagingai.options import flag, from_dict
 from imagingai.tasks import TASKS, load
 
@@ -148,7 +147,7 @@ def _begin(folder: Path, partial: Path, ours: list[str]) -> None:
             write_json(folder / "result.json", {"state": "running", "outputs": ours})
         partial.mkdir()
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in NO_SPACE:
             raise
         raise InputError(f"Cannot write into the folder {folder}: {error.strerror}. Choose a folder that you may write to.") from None
 
@@ -201,9 +200,6 @@ def _run_task(job: Job, partial: Path, report: Report) -> dict[str, Any]:
     return load(task.run)(inputs, config, partial, report)
 
 
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-
-
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
     """A full disk or memory becomes one sentence."""
@@ -212,7 +208,7 @@ def _explained(folder: Path) -> Iterator[None]:
     except MemoryError:
         raise JobFailed(_out_of_memory("computer")) from None
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in NO_SPACE:
             raise
         free = shutil.disk_usage(folder).free >> 20
         raise JobFailed(f"The disk is full: {free} MB are left at {folder}. Free some space or choose another output folder.") from None
