@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imagingai import pictures
 from imagingai.registration import figures
 from imagingai.registration.quality import losses, read_label_names, rows, structures, table_text
 from imagingai.registration.report import registration_report
@@ -232,7 +233,7 @@ def test_planes_look_the_same_however_the_image_is_stored(name):
     world[middle] = 9
     volume = oriented(world, *ORIENTATIONS[name])
     center = np.argwhere(volume.data[0] == 9)[0]
-    cuts = figures.planes(volume, center)
+    cuts = pictures.planes(volume, center)
     assert [cut.name for cut in cuts] == ["axial", "coronal", "sagittal"]
     assert [cut.letters for cut in cuts] == [("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I")]
     assert [cut.size for cut in cuts] == [pytest.approx(size) for size in ((7, 18), (7, 33), (18, 33))]
@@ -250,27 +251,27 @@ def test_planes_look_the_same_however_the_image_is_stored(name):
 
 def test_a_slice_that_knows_where_it_lies_has_letters():
     sagittal = Volume(np.zeros((1, 5, 6, 1)), np.array([[0, 0, 1.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]))
-    (cut,) = figures.planes(sagittal, (2, 3, 0))
+    (cut,) = pictures.planes(sagittal, (2, 3, 0))
     assert cut.name == "sagittal" and cut.letters == ("A", "P", "S", "I")
 
 
 def test_a_photograph_is_shown_as_it_is_stored():
     picture = np.arange(12.0).reshape(3, 4)  # rows from the top
     stored = Volume(picture.T[None, :, :, None], np.diag([-1.0, -1.0, 1.0, 1.0]))  # as PNG files come
-    (cut,) = figures.planes(stored, (0, 0, 0))
+    (cut,) = pictures.planes(stored, (0, 0, 0))
     assert np.array_equal(cut.cut(stored.data[0]), picture)
     assert not any(cut.letters)
 
 
 def test_the_letters_are_drawn_in_the_pictures():
-    figure = figures.draw_image(figures.planes(body(), (12, 15, 10)), body().data[0], (0, 200))
+    figure = pictures.draw_image(pictures.planes(body(), (12, 15, 10)), body().data[0], (0, 200))
     written = [[text.get_text() for text in axes.texts] for axes in figure.axes]
     assert written == [["R", "L", "A", "P"], ["R", "L", "S", "I"], ["A", "P", "S", "I"]]
 
 
 def test_pixels_have_their_true_shape():
     thick = Volume(np.random.default_rng(0).random((1, 40, 50, 8)), np.diag([1.0, 1.0, 6.0, 1.0]))
-    figure = figures.draw_image(figures.planes(thick, (20, 25, 4)), thick.data[0], (0, 1))
+    figure = pictures.draw_image(pictures.planes(thick, (20, 25, 4)), thick.data[0], (0, 1))
     for axes, (width, height) in zip(figure.axes, ((40, 50), (40, 48), (50, 48)), strict=True):
         box = axes.get_position()
         shown = box.width * figure.get_figwidth() / (box.height * figure.get_figheight())
@@ -279,12 +280,12 @@ def test_pixels_have_their_true_shape():
 
 def test_otsu_separates_two_groups():
     values = np.random.default_rng(0).normal(np.repeat([10.0, 60.0], 4000), 5.0)
-    assert 25 < figures.otsu(values) < 45
+    assert 25 < pictures.otsu(values) < 45
 
 
 def test_the_lattice_of_an_affine_transform_is_straight():
     fixed = body()
-    cuts = figures.planes(fixed, (12, 15, 10))
+    cuts = pictures.planes(fixed, (12, 15, 10))
     matrix = rotation(25) @ np.diag([1.2, 0.9, 1.0, 1.0])
     straight, waved = (
         figures.draw_lattice(cuts, fixed.data[0], (0, 200), fixed, transform) for transform in (Affine(matrix), wave(fixed, 6.0))

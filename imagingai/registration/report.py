@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imagingai import __version__
+from imagingai import __version__, pictures
 from imagingai.registration import figures
 from imagingai.registration.evaluate import foreground
 from imagingai.registration.quality import MEANINGS, MISSING, RUN, Metrics, losses, rows, show, structures
@@ -74,12 +74,12 @@ class Scene:
         self.labels = {name: _onto(fixed, item, "nearest") for name, item in labels.items() if item is not None}
         bright = foreground(fixed)
         self.foreground = bright if bright.any() else np.ones_like(bright)
-        self.planes = figures.planes(fixed, figures.center_of(self.foreground))
-        self.window = {name: figures.window(self.data[name]) for name in ("fixed", "moving", "moved")}
+        self.planes = pictures.planes(fixed, pictures.center_of(self.foreground))
+        self.window = {name: pictures.window(self.data[name]) for name in ("fixed", "moving", "moved")}
 
-    def arrange(self, pictures: Sequence[Html]) -> Html:
+    def arrange(self, shown: Sequence[Html]) -> Html:
         """Three planes need the whole width; pictures of one plane stand side by side."""
-        return join(*pictures) if len(self.planes) > 1 else side_by_side(pictures)
+        return join(*shown) if len(self.planes) > 1 else side_by_side(shown)
 
     @property
     def words(self) -> str:
@@ -94,7 +94,7 @@ class Scene:
             return "The image has no anatomical orientation; it is shown as it is stored."
         text = "Radiological convention: the patient's right is on the left of axial and coronal planes. "
         text += "R right, L left, A front, P back, S head, I feet."
-        order, _ = figures.nearest_axes(self.grid.affine)
+        order, _ = pictures.nearest_axes(self.grid.affine)
         cosine = min(abs(self.grid.direction[world, axis]) for world, axis in enumerate(order))
         angle = np.degrees(np.arccos(min(cosine, 1.0)))
         return text + (f" The image is oblique by up to {angle:.0f}°: letters name the nearest direction." if angle > 1 else "")
@@ -208,7 +208,7 @@ def _alignment(scene: Scene) -> list[Html]:
     """Fixed, moving, moved; one over the other; checkerboards."""
 
     def image(name: str, text: str) -> Html:
-        figure = figures.draw_image(scene.planes, scene.data[name], scene.window[name])
+        figure = pictures.draw_image(scene.planes, scene.data[name], scene.window[name])
         return picture(figure, f"{text}, {scene.words}", text, name=name)
 
     def board(name: str, text: str) -> Html:
@@ -240,12 +240,12 @@ def _alignment(scene: Scene) -> list[Html]:
 def _outlines(scene: Scene) -> list[Html]:
     """Label outlines of fixed and moving or moved; without labels the outline of what is bright in the images."""
     labeled = {"fixed", "moving", "moved"} <= scene.labels.keys()
-    drawn = scene.labels if labeled else {name: scene.data[name] > figures.otsu(scene.data[name]) for name in ("fixed", "moving", "moved")}
+    drawn = scene.labels if labeled else {name: scene.data[name] > pictures.otsu(scene.data[name]) for name in ("fixed", "moving", "moved")}
     what = "labels" if labeled else "bright tissue"
     found = []
     for name, when in (("moving", "before"), ("moved", "after")):
         outlined = [(drawn["fixed"], figures.FIXED_COLOR), (drawn[name], figures.MOVING_COLOR)]
-        figure = figures.draw_outlines(scene.planes, scene.data[name], scene.window[name], outlined)
+        figure = pictures.draw_outlines(scene.planes, scene.data[name], scene.window[name], outlined)
         caption = join(
             f"The {name} image, {when}, with outlines of ",
             key(figures.FIXED_COLOR, f"fixed {what}"),
@@ -269,7 +269,7 @@ def _deformation(scene: Scene) -> list[Html]:
     folds = int(np.count_nonzero(scene.data["jacobian"] <= 0))
     text = "A square lattice drawn on the moving image and moved with it (without the affine part). Lines must not cross"
     legend = "Local change of size. Red: larger in the moving image, so it was shrunk. Blue: smaller, so it was stretched"
-    pictures = [
+    shown = [
         picture(lattice, f"Warped lattice over the moved image, {scene.words}", text, name="lattice"),
         picture(
             volume,
@@ -278,7 +278,7 @@ def _deformation(scene: Scene) -> list[Html]:
             name="jacobian",
         ),
     ]
-    return [heading("Deformation"), scene.arrange(pictures)]
+    return [heading("Deformation"), scene.arrange(shown)]
 
 
 def _agreement(scene: Scene, history: Mapping[str, Sequence[float]] | None) -> list[Html]:
