@@ -6,6 +6,7 @@ Standard library only: the panel reads and writes the queue itself.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import time
 from collections import Counter
@@ -117,8 +118,6 @@ def _row(folder: Path, results: Path) -> Row | None:
 
 def _task(folder: Path, result: Mapping[str, Any]) -> str:
     """The task of a job folder, even if its result is missing."""
-    import json
-
     job = result.get("job")
     if not isinstance(job, dict):
         try:
