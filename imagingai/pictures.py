@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from imagingai.volume import Volume
 
 LETTER_COLOR, BACK = "#ffd84d", "#000000"
+STRUCTURE_COLORS = (  # bright on gray images, far from each other also for the color-blind, dark enough for paper
+    "#ff5a4f", "#29b6f6", "#f5b700", "#4cd137", "#b388ff", "#ff8f1f", "#00c9a7", "#ff6ec7", "#a6b91a", "#7c9cff", "#c98b5a", "#5fd0ff",
+)  # fmt: skip
 NAMES = ("sagittal", "coronal", "axial")  # by the axis they are cut across: right, anterior, superior
 LETTERS = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))  # left, right, top, bottom
 
@@ -210,3 +213,8 @@ def _color_bar(figure: Figure, axes: Axes, color: Any, text: str) -> None:
         axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.tick_params(colors="#e6eaef", labelsize=8, length=2, which="both")
     bar.outline.set_edgecolor("#57606a")
+
+
+def structure_color(number: int) -> str:
+    """The color of structure 1, 2, ...; they repeat after the last one."""
+    return STRUCTURE_COLORS[(number - 1) % len(STRUCTURE_COLORS)]
