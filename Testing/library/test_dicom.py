@@ -144,6 +144,7 @@ def test_a_parametric_map_keeps_its_values_and_unit(tmp_path):
     write_parametric_map(tmp_path / "m.dcm", otherwise_stored(GRID.with_data(entropy)), "Entropy", "bit", tmp_path / "series")
     file = pydicom.dcmread(tmp_path / "m.dcm")
     mapping = file.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    assert "FrameAnatomySequence" in file.SharedFunctionalGroupsSequence[0], "dcmqi, which reads it for 3D Slicer, needs it"
     assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "bit" and mapping.LUTLabel == "Entropy"
     assert file.pixel_array.dtype == np.float32 and file.pixel_array.shape == (10, 24, 20)
     origin = np.array([float(v) for v in file.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient])

@@ -76,6 +76,7 @@ def write_parametric_map(path: Path, values: Volume, name: str, unit: str, sourc
         value_range=(low, high),
         slope=1.0,
         intercept=0.0,
+        quantity_definition=hd.sr.CodedConcept(name.upper().replace(" ", "_")[:16], "99IMAGINGAI", name),
     )
     result = hd.pm.ParametricMap(
         source_images=headers,
@@ -86,6 +87,7 @@ def write_parametric_map(path: Path, values: Volume, name: str, unit: str, sourc
         content_label="MAP",
         **_origin(headers[0], name, 1002),
     )
+    _add_anatomy(result)
     _save(result, path)
 
 
@@ -203,6 +205,18 @@ def _origin(header: Dataset, description: str, number: int) -> dict[str, Any]:
     }
 
 
+def _add_anatomy(result: Dataset) -> None:
+    """Say that the part of the body is not known more closely; without any, the reader of 3D Slicer (dcmqi 1.5) breaks off."""
+    import highdicom as hd
+    from pydicom.dataset import Dataset
+
+    anatomy = Dataset()
+    anatomy.FrameLaterality = "U"
+    anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept("38266002", "SCT", "Entire body")]
+    result.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+
+
 def _save(result: Dataset, path: Path) -> None:
+    result.setdefault("ContentCreatorName", None)  # must be there (type 2), which highdicom leaves out of a parametric map
     with replacing(Path(path)) as temporary:
         result.save_as(temporary)
