@@ -55,7 +55,7 @@ class State:
 def train(
     network: nn.Module,
     batch: Callable[[int], Batch],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
     schedule: Schedule,
     folder: Path,
     *,
@@ -65,7 +65,8 @@ def train(
     """Train `network` in place and return its history; the weights that it ends with are those of the best validation.
 
     `batch(step)` gives the data of a step and depends on nothing else, so that a resumed training sees what an
-    unbroken one would have seen. `validate(network)` returns figures, among them "score", higher is better. The state
+    unbroken one would have seen; torch's own random numbers (dropout) are seeded with the step. `loss(network, inputs, targets)`
+    runs the network. `validate(network)` returns figures, among them "score", higher is better. The state
     is in `folder/checkpoint.pt`, the history in `folder/history.json`; if they exist, training goes on from there.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,9 +100,9 @@ def _step(network, optimizer, data: Batch, loss, schedule: Schedule, step: int, 
     for group in optimizer.param_groups:
         group["lr"] = schedule.rate(step)
     inputs, targets = (x.to(device, non_blocking=True) for x in data)
+    torch.manual_seed(step)
     with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bfloat16):
-        outputs = network(inputs)
-    value = loss(outputs.float(), targets)
+        value = loss(network, inputs, targets)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)

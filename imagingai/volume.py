@@ -7,6 +7,7 @@ SimpleITK and DICOM) exists only at file input and output: LPS = diag(-1, -1, 1)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,6 +177,17 @@ def resample_like(volume: Volume, reference: Volume, *, interpolation: str = "li
     if interpolation != "nearest":
         resample.SetOutputPixelType(sitk.sitkFloat32 if len(volume.data) == 1 else sitk.sitkVectorFloat32)
     return from_sitk(resample.Execute(image))
+
+
+def smooth_for(image: Volume, spacing: np.ndarray) -> Volume:
+    """The image without detail that a grid of this spacing (mm) cannot hold; the same image if it is not finer."""
+    ratios = [step / own if n > 1 else 1.0 for step, own, n in zip(spacing, image.spacing, image.shape, strict=True)]
+    sigma = [0.4 * math.sqrt(max(ratio**2 - 1, 0)) for ratio in ratios]
+    if max(sigma) < 0.3:
+        return image
+    from scipy.ndimage import gaussian_filter
+
+    return image.with_data(gaussian_filter(image.data.astype(np.float32), [0, *sigma], mode="nearest"))
 
 
 def same_grid(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:

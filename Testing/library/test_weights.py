@@ -63,7 +63,7 @@ def test_other_safetensors_are_refused(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match=r"holds no network of ImagingAI\. Take a file that imagingai train-features wrote"):
+    with pytest.raises(WeightsError, match=r"holds no network of ImagingAI\. Take a file that imagingai has trained"):
         load_weights(tmp_path / "other.safetensors")
 
 

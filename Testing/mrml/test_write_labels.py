@@ -11,7 +11,7 @@ import vtk
 from grids import GRIDS, labeled, smooth_field, textured
 from parents import rigid, sheared
 
-from imagingai.registration.quality import read_label_names
+from imagingai.datasets import read_label_names
 from imagingai.transform import Affine, warp
 from imagingai.volume import check_labels, load, resample_like
 from ImagingAILib.nodes import NodeError, writeLabels, writeVolume

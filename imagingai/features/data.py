@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imagingai.datasets import list_images, stem
 from imagingai.errors import InputError
 from imagingai.features.config import TrainFeaturesConfig
 from imagingai.synthesis import brain, shapes
@@ -73,19 +74,6 @@ def _held_out(count: int) -> int:
     return max(1, count // 10)
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The images of a folder, by name; hidden files are left out."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder of images.")
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.name.lower().endswith(ENDINGS))
-    if not files:
-        raise InputError(f"{folder} holds no images ({', '.join(ENDINGS)}).")
-    return files
-
-
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff")
-
-
 def _own_images(folder: Path, labels: Path | None, config: TrainFeaturesConfig) -> Source:
     if config.kind == "seg" and labels is None:
         raise InputError("--kind seg learns from labels: give --labels, a folder with files of the same names, or choose --kind ae.")
@@ -108,7 +96,7 @@ def _load_pair(file: Path, labels: Path | None, spacing: float) -> tuple[Tensor,
     check_image(image, file.name)
     target = image.with_data(np.zeros((1, *image.shape), np.int16))
     if labels is not None:
-        matches = [other for other in list_images(labels) if other.name.split(".")[0] == file.name.split(".")[0]]
+        matches = [other for other in list_images(labels) if stem(other) == stem(file)]
         if not matches:
             raise InputError(f"{labels} has no labels for {file.name}: the files need the same names.")
         target = load(matches[0], label=True)

@@ -38,10 +38,11 @@ def run(inputs: dict[str, Path], config: TrainFeaturesConfig, folder: Path, repo
     held_out = [source.held_out(HELD_OUT + k) for k in range(IMAGES)]
     schedule = Schedule(config.steps, config.learning_rate, config.every, config.patience, config.precision == "bfloat16")
     state, began = folder.parent / "training", time.time()
+    criterion = dice_cross_entropy if config.kind == "seg" else F.mse_loss
     history = train(
         network,
         lambda step: draw_batch(source, config, step),
-        dice_cross_entropy if config.kind == "seg" else F.mse_loss,
+        lambda net, images, targets: criterion(net(images).float(), targets),
         schedule,
         state,
         validate=lambda net: validate(net, held_out, description),

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from imagingai import landmarks, metrics
+from imagingai.datasets import read_label_names
 from imagingai.errors import InputError
 from imagingai.options import flag
 from imagingai.pictures import otsu
-from imagingai.registration.quality import read_label_names
 from imagingai.transform import Transform, warp
 from imagingai.volume import Volume, check_labels
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from itertools import product
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 from imagingai.metrics import common_labels
 from imagingai.registration.config import RegistrationConfig
 from imagingai.transform import Affine, Transform, warp
-from imagingai.volume import Volume, resample_like
+from imagingai.volume import Volume, resample_like, smooth_for
 
 log = logging.getLogger(__name__)
 
@@ -115,17 +114,6 @@ def normalize(image: Volume) -> Volume:
     inside = data[data > low]
     high = np.percentile(inside, 99) if inside.size else low
     return image.with_data(np.clip((data - low) / max(high - low, 1e-12), 0, 1.5))
-
-
-def smooth_for(image: Volume, spacing: np.ndarray) -> Volume:
-    """The image without detail that a grid of this spacing (mm) cannot hold; the same image if it is not finer."""
-    ratios = [step / own if n > 1 else 1.0 for step, own, n in zip(spacing, image.spacing, image.shape, strict=True)]
-    sigma = [0.4 * math.sqrt(max(ratio**2 - 1, 0)) for ratio in ratios]
-    if max(sigma) < 0.3:
-        return image
-    from scipy.ndimage import gaussian_filter
-
-    return image.with_data(gaussian_filter(image.data.astype(np.float32), [0, *sigma], mode="nearest"))
 
 
 def to_tensor(volume: Volume, device: torch.device) -> Tensor:

@@ -7,10 +7,8 @@ folding_percent, inverse_consistency ({"mean", ...}, mm), seconds, cpu_seconds, 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,18 +130,6 @@ def table_text(metrics: Metrics, label_names: Mapping[int, str] | None = None) -
     ]
     scalars += [(MEANINGS[name].name, MEANINGS[name].format(metrics[name])) for name in RUN if metrics.get(name) is not None]
     return "\n".join([*lines, *(f"{name:28}{value}" for name, value in scalars)]) + "\n"
-
-
-def read_label_names(labels: Path) -> dict[int, str]:
-    """Names of structures beside a label file: the same name with .csv (value,name) or .ctbl (3D Slicer color table); else none."""
-    stem = labels.name.split(".")[0]
-    for ending in (".csv", ".ctbl"):
-        file = labels.with_name(stem + ending)
-        if file.is_file():
-            with file.open(encoding="utf-8", newline="") as lines:
-                cells = list(csv.reader(lines)) if ending == ".csv" else [line.split() for line in lines]
-            return {int(row[0]): row[1].strip() for row in cells if len(row) > 1 and row[0].strip().lstrip("-").isdigit()}
-    return {}
 
 
 def _number(value: Any) -> float | None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,10 +35,32 @@ class Description:
 
 def save_weights(path: Path, network: UNet, description: Description) -> None:
     """Write the weights in half precision, with their description and a checksum."""
+    write_tensors(path, network.state_dict(), asdict(description))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors in half precision, with what they are for (as JSON) and a checksum."""
     from safetensors.torch import save_file
 
-    tensors = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, path, {"imagingai": json.dumps({**asdict(description), "sha256": _digest(tensors)})})
+    halves = {name: value.detach().half().cpu().contiguous() for name, value in tensors.items()}
+    save_file(halves, path, {"imagingai": json.dumps({**facts, "sha256": _digest(halves)})})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a file, in single precision, and what they are for; `WeightsError` if it is broken or not of ImagingAI."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("imagingai", "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, ValueError, OSError) as error:
+        raise WeightsError(f"The weights {path} cannot be read ({error}). Copy or download the file again.") from None
+    if not isinstance(facts, dict):
+        raise WeightsError(f"{path} holds no network of ImagingAI. Take a file that imagingai has trained.")
+    if facts["sha256"] != _digest(tensors):
+        raise WeightsError(f"The weights {path} are damaged: their checksum does not fit. Copy or download the file again.")
+    return {key: value.float() for key, value in tensors.items()}, facts
 
 
 def load_weights(name: str | Path) -> tuple[UNet, Description]:
@@ -45,28 +68,25 @@ def load_weights(name: str | Path) -> tuple[UNet, Description]:
 
     Raises `WeightsError` if the file is missing, broken, or not made by `save_weights`.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(name) if str(name).endswith(".safetensors") else FOLDER / f"{name}.safetensors"
     if not path.exists():
         raise WeightsError(f"There are no weights {name}. Shipped are {', '.join(shipped()) or 'none'}; or give a .safetensors file.")
-    try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("imagingai", "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(f"The weights {path} cannot be read ({error}). Copy or download the file again.") from None
-    if not isinstance(facts, dict) or facts.get("network") not in NETWORKS:
-        raise WeightsError(f"{path} holds no network of ImagingAI. Take a file that imagingai train-features wrote.")
-    if facts.pop("sha256") != _digest(tensors):
-        raise WeightsError(f"The weights {path} are damaged: their checksum does not fit. Copy or download the file again.")
+    tensors, facts = read_tensors(path)
+    if "kind" not in facts or facts.get("network") not in NETWORKS:
+        raise WeightsError(f"{path} holds no feature extractor. Take a file that imagingai train-features wrote.")
+    facts.pop("sha256")
     description = Description(**{**facts, "classes": tuple(facts["classes"])})
     network = build(description.network, description.kind, description.dimension, len(description.classes))
+    fill(network, tensors, path)
+    return network.eval().requires_grad_(False), description
+
+
+def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Give a network its weights; `WeightsError` if they are of another one."""
     try:
-        network.load_state_dict({key: value.float() for key, value in tensors.items()})
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"The weights {path} do not fit their network: {str(error).splitlines()[-1].strip()}.") from None
-    return network.eval().requires_grad_(False), description
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -1,0 +1,97 @@
+"""Folders of images and labels: which files make a case, and the labels of how many readers it has."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagingai.errors import InputError
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff")
+CHANNEL = re.compile(r"_(\d{4})$")  # case_0000.nii.gz: the first channel of the case
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Files of one case. images: its channels; labels: reader -> file, empty while it is not labeled."""
+
+    name: str
+    images: tuple[Path, ...]
+    labels: dict[str, Path] = field(default_factory=dict)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images of a folder, by name; hidden files are left out."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of images.")
+    files = _images_in(folder)
+    if not files:
+        raise InputError(f"{folder} holds no images ({', '.join(ENDINGS)}).")
+    return files
+
+
+def find_cases(images: Path, labels: Path | None = None) -> list[CaseFiles]:
+    """The cases of a folder of images, by name, each with the labels that there are.
+
+    Channels of a case end in _0000, _0001 ... Labels have the name of the case: `labels/case.nii.gz` for one reader (named ""),
+    `labels/reader/case.nii.gz` for several. Raises InputError if no case has labels although a folder of them is given.
+    """
+    channels: dict[str, list[Path]] = {}
+    for file in list_images(images):
+        channels.setdefault(CHANNEL.sub("", stem(file)), []).append(file)
+    _check_channels(channels)
+    readers = _find_readers(labels) if labels else {}
+    cases = [
+        CaseFiles(name, tuple(files), {reader: found[name] for reader, found in readers.items() if name in found})
+        for name, files in channels.items()
+    ]
+    if labels and not any(case.labels for case in cases):
+        raise InputError(f"{labels} has no labels for {cases[0].images[0].name}: the files need the same names.")
+    return cases
+
+
+def stem(file: Path) -> str:
+    """The name up to the first dot: scan.nii.gz -> scan."""
+    return file.name.split(".")[0]
+
+
+def read_label_names(labels: Path) -> dict[int, str]:
+    """Names of structures beside a label file: the same name with .csv (value,name) or .ctbl (3D Slicer color table); else none."""
+    for ending in (".csv", ".ctbl"):
+        file = labels.with_name(stem(labels) + ending)
+        if file.is_file():
+            with file.open(encoding="utf-8", newline="") as lines:
+                cells = list(csv.reader(lines)) if ending == ".csv" else [line.split() for line in lines]
+            return {int(row[0]): row[1].strip() for row in cells if len(row) > 1 and row[0].strip().lstrip("-").isdigit()}
+    return {}
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.name.lower().endswith(ENDINGS))
+
+
+def _find_readers(labels: Path) -> dict[str, dict[str, Path]]:
+    """reader -> case -> file."""
+    if not labels.is_dir():
+        raise InputError(f"{labels} is not a folder of labels.")
+    folders = [folder for folder in sorted(labels.iterdir()) if folder.is_dir() and not folder.name.startswith(".") and _images_in(folder)]
+    own = _images_in(labels)
+    if own and folders:
+        raise InputError(f"{labels} holds both label images and folders ({folders[0].name}). Put the labels of every reader into a folder.")
+    if not own and not folders:
+        raise InputError(f"{labels} holds no label images ({', '.join(ENDINGS)}).")
+    readers = {folder.name: _images_in(folder) for folder in folders} or {"": own}
+    return {reader: {stem(file): file for file in files} for reader, files in readers.items()}
+
+
+def _check_channels(channels: dict[str, list[Path]]) -> None:
+    """Raise InputError if two files would be the same case, or the cases have different numbers of channels."""
+    for name, files in channels.items():
+        if len(files) > 1 and not all(CHANNEL.search(stem(file)) for file in files):
+            raise InputError(f"{files[0].name} and {files[1].name} are the same case {name}. Remove or rename one of them.")
+    counts = {len(files): name for name, files in channels.items()}
+    if len(counts) > 1:
+        (few, one), (many, other) = sorted(counts.items())[:2]
+        raise InputError(f"{one} has {few} channels and {other} has {many}: every case needs the same ones.")
