@@ -147,9 +147,12 @@ def test_a_parametric_map_keeps_its_values_and_unit(tmp_path):
     assert "FrameAnatomySequence" in file.SharedFunctionalGroupsSequence[0], "dcmqi, which reads it for 3D Slicer, needs it"
     assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "bit" and mapping.LUTLabel == "Entropy"
     assert file.pixel_array.dtype == np.float32 and file.pixel_array.shape == (10, 24, 20)
-    origin = np.array([float(v) for v in file.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient])
-    k = round(float((np.linalg.inv(LPS @ GRID.affine) @ [*origin, 1])[2]))
-    assert np.allclose(file.pixel_array[0], entropy[:, :, k].T, atol=1e-6)
+    index = np.linalg.inv(LPS @ GRID.affine)
+    positions = [frame.PlanePositionSequence[0].ImagePositionPatient for frame in file.PerFrameFunctionalGroupsSequence]
+    slices = [round(float((index @ [*(float(v) for v in position), 1])[2])) for position in positions]
+    assert slices == list(range(10)), "dcmqi takes the frames in this order"
+    assert np.allclose(file.pixel_array, entropy.T, atol=1e-6)
+    assert np.allclose(hd.imread(tmp_path / "m.dcm").get_volume().array[::-1], entropy.T, atol=1e-6)  # it sorts the other way
 
 
 def test_an_image_without_any_structure_is_written(tmp_path):

@@ -87,7 +87,7 @@ def write_parametric_map(path: Path, values: Volume, name: str, unit: str, sourc
         content_label="MAP",
         **_origin(headers[0], name, 1002),
     )
-    _add_anatomy(result)
+    _suit_slicer(result)
     _save(result, path)
 
 
@@ -205,11 +205,15 @@ def _origin(header: Dataset, description: str, number: int) -> dict[str, Any]:
     }
 
 
-def _add_anatomy(result: Dataset) -> None:
-    """Say that the part of the body is not known more closely; without any, the reader of 3D Slicer (dcmqi 1.5) breaks off."""
+def _suit_slicer(result: Dataset) -> None:
+    """Make a parametric map readable for 3D Slicer (dcmqi 1.5), which takes the frames in ascending order along the normal of the
+    slices without looking at their positions (highdicom writes them descending), and breaks off if no part of the body is named."""
     import highdicom as hd
     from pydicom.dataset import Dataset
 
+    result.PerFrameFunctionalGroupsSequence = list(reversed(result.PerFrameFunctionalGroupsSequence))
+    frames = np.frombuffer(result.FloatPixelData, np.float32).reshape(result.NumberOfFrames, -1)
+    result.FloatPixelData = frames[::-1].tobytes()
     anatomy = Dataset()
     anatomy.FrameLaterality = "U"
     anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept("38266002", "SCT", "Entire body")]
