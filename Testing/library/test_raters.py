@@ -83,7 +83,7 @@ def test_samples_of_a_model(readers, tmp_path):
     write(samples, "segmentation.nii.gz", grid, (4, 9, 3))
     write(samples, "entropy.nii.gz", grid, (0, 9, 77))
     (samples / "segmentation.csv").write_text("value,name\n3,lesion\n", encoding="utf-8")
-    result = compare(tmp_path / "out", labels=readers, samples=samples)
+    result = compare(tmp_path / "out", labels=readers, result=samples)
     loaded = read_readers(readers, samples)
     assert result["samples"] == 4 and result["structures"] == {"lesion": 3} and result["left_out"] == [9]
     assert result["summary"]["ged"] == pytest.approx(measures.ged(loaded.labels, loaded.samples, 2))
@@ -105,7 +105,7 @@ def test_the_seed_decides_the_curve(tmp_path):
 def test_one_reader_beside_samples(tmp_path):
     write(tmp_path / "one", "ann.nii.gz", SLICE, (4, 8, 1))
     write(tmp_path / "result", "segmentation.nii.gz", SLICE, (4, 10, 1))
-    result = compare(tmp_path / "out", labels=tmp_path / "one", samples=tmp_path / "result")
+    result = compare(tmp_path / "out", labels=tmp_path / "one", result=tmp_path / "result")
     assert result["summary"] == {"ged": pytest.approx(2 / 3), "diversity_samples": 0}
     assert not (tmp_path / "out" / "agreement.nii.gz").exists() and (tmp_path / "out" / "report.html").exists()
 
@@ -145,7 +145,7 @@ def test_readers_on_different_grids(tmp_path):
 
 def test_one_reader_only(tmp_path):
     write(tmp_path / "r", "ann.png", SLICE, (2, 6, 1))
-    with pytest.raises(InputError, match=r"holds one reader only, ann\.png\. Add the labels of another one, or give --samples"):
+    with pytest.raises(InputError, match=r"holds one reader only, ann\.png\. Add the labels of another one, or give --result"):
         read_readers(tmp_path / "r")
     write(tmp_path / "r", "ann.nii.gz", SLICE, (2, 6, 1))
     with pytest.raises(InputError, match=r"holds the labels of ann twice\. Keep one file"):

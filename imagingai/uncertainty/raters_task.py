@@ -39,7 +39,7 @@ class Readers:
 def compare_raters_files(inputs: dict[str, Path], config: CompareRatersConfig, folder: Path, report: Report) -> dict[str, Any]:
     """Compare the readers of a folder; write the agreement, the entropy of the votes, two tables and a page."""
     report(0.0, "Reading")
-    readers = read_readers(inputs["labels"], inputs.get("samples"))
+    readers = read_readers(inputs["labels"], inputs.get("result"))
     report(0.3, "Comparing")
     found = compare_raters(readers, config)
     report(0.7, "Writing the maps")
@@ -68,7 +68,7 @@ def read_readers(folder: Path, samples: Path | None = None) -> Readers:
     files = list_images(folder)
     others = find_samples(samples) if samples else []
     if len(files) == 1 and not others:
-        raise InputError(f"{folder} holds one reader only, {files[0].name}. Add the labels of another one, or give --samples.")
+        raise InputError(f"{folder} holds one reader only, {files[0].name}. Add the labels of another one, or give --result.")
     if double := [name for name, count in Counter(map(stem, files)).items() if count > 1]:
         raise InputError(f"{folder} holds the labels of {double[0]} twice. Keep one file for each reader.")
     volumes = [load(file, label=True) for file in (*files, *others)]
