@@ -1,6 +1,6 @@
 """Our measures beside the functions of torch-uncertainty, MONAI and pingouin that compute the same: a table of the differences.
 
-    pip install monai pandas_flavor seaborn tabulate && pip install --no-deps torch-uncertainty torchmetrics lightning_utilities pingouin
+    pip install monai pingouin seaborn torchmetrics && pip install --no-deps torch-uncertainty
     python benchmarks/uncertainty/peers.py
 
 Of torch-uncertainty only the metrics are imported, which need neither torchvision nor lightning. No peer has the
