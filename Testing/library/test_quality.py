@@ -197,7 +197,7 @@ def test_the_sensitivity_moves_the_cut_offs():
 
 
 def test_volume_intervals_become_honest(quality):
-    volumes = {"Ear": {"ml": 10.0, "low": 9.5, "high": 10.5, "samples": []}, "Chin": {"ml": 1.0, "low": 1.0, "high": 1.0}}
+    volumes = {"Ear": {"ml": 10.0, "samples": [9.5, 9.8, 10.2, 10.5]}, "Chin": {"ml": 1.0, "low": 1.0, "high": 1.0}}
     wide = widen_volumes(quality, volumes)
     truths = [c.volumes["Ear"]["truth"] for c in controls() if not c.spoiled]
     assert np.mean([(wide["Ear"]["low"] <= t <= wide["Ear"]["high"]) for t in truths]) >= 0.9

@@ -50,6 +50,12 @@ def test_without_a_predicted_dice_the_agreement_of_the_samples_decides(tmp_path)
     assert rows[0]["reason"] == "Its quality was not judged."
 
 
+def test_without_a_quality_file_reverse_classification_accuracy_predicts_the_dice(tmp_path):
+    result(tmp_path / "a", quality={"light": "good", "reasons": []}, rca={"Ear": 0.81, "Nose": 0.77, "Chin": None})
+    (row,) = queue.collect(tmp_path)
+    assert (row["predicted_dice"], row["structure"]) == ("0.770", "Nose")
+
+
 def test_results_that_are_not_there_are_rows_with_a_reason(cohort):
     result(cohort / "failed", state="failed", error="The image is empty.\nTraceback: ...")
     result(cohort / "stopped", state="cancelled")

@@ -14,6 +14,7 @@ from imagingai.uncertainty.config import LearnQualityConfig
 from imagingai.uncertainty.features import IMAGE_FEATURES, Numbers
 from imagingai.uncertainty.quality import VERSION, Norms, Quality, deviation, log_volume
 from imagingai.uncertainty.regressor import Row
+from imagingai.volume import Volume
 
 LEAST = 5  # controls from which anything can be learned
 CUT = 3.0  # robust deviations from the controls that are always normal
@@ -33,6 +34,26 @@ class Control:
     dice: Mapping[str, float | None]
     volumes: Mapping[str, Numbers] = field(default_factory=dict)
     spoiled: bool = False
+
+
+def spoil(image: Volume, kind: int, random: np.random.Generator) -> Volume:
+    """The image as a worse scan would show it, more or less: noisy, blurred, shaded or with a ghost, one after the other by `kind`."""
+    from scipy.ndimage import gaussian_filter
+
+    data, much = image.data.astype(np.float32), random.uniform(0.2, 1.0)
+    width = float(np.subtract(*np.percentile(data, (99, 1))))
+    axes = [axis for axis, n in enumerate(data.shape) if axis and n > 1]
+    if kind % 4 == 0:
+        data = data + 0.4 * much * width * random.standard_normal(data.shape, np.float32)
+    elif kind % 4 == 1:
+        data = gaussian_filter(data, [3 * much * (axis in axes) for axis in range(4)])
+    elif kind % 4 == 2:
+        ramps = np.ix_(*(np.linspace(-1, 1, n) * random.choice([-1, 1]) for n in data.shape[1:]))
+        data = data.min() + (data - data.min()) * np.exp(1.5 * much * sum(ramps) / 3).astype(np.float32)
+    else:
+        axis = int(random.choice(axes))
+        data = data + 0.7 * much * np.roll(data, data.shape[axis] // 2, axis)
+    return image.with_data(data)
 
 
 def learn(controls: Sequence[Control], model: str, config: LearnQualityConfig, table: Mapping[str, Any] | None = None) -> Quality:

@@ -117,14 +117,20 @@ def predict_dice(quality: Quality, features: Mapping[str, Numbers]) -> dict[str,
 
 
 def widen_volumes(quality: Quality, volumes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Volumes {structure: {ml, low, high ...}} with conformal intervals: they hold the true volume of `coverage` of the cases."""
+    """Volumes {structure: {ml, samples ...}} with conformal intervals: they hold the true volume in `coverage` of the cases."""
     found = {name: dict(values) for name, values in volumes.items()}
     for name, width in quality.volume_width.items():
         if name in found and width is not None:
-            values = found[name]
-            low, high = calibration.widen(values["low"], values["high"], width, values["ml"])
+            values, ends = found[name], [(1 - quality.coverage) / 2, (1 + quality.coverage) / 2]
+            low, high = calibration.widen(*np.quantile(values["samples"], ends).tolist(), width, values["ml"])
             found[name] |= {"low": low, "high": high, "level": quality.coverage, "conformal": True}
     return found
+
+
+def calibrate(probability: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (K, ...) sharpened (temperature below 1) or flattened (above 1), as softmax(log p / temperature)."""
+    powered = np.maximum(probability, 1e-7) ** (1 / temperature)
+    return powered / powered.sum(0)
 
 
 def deviation(norms: Norms, name: str, value: float) -> float:

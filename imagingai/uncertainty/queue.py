@@ -19,7 +19,8 @@ from imagingai.job import read_result
 
 DECISIONS = ("accept", "fix", "reject")
 LIGHTS = ("bad", "look", "", "good")  # in the order of the queue; "" was not judged
-# of a row: agreement is the lowest mean Dice between the samples of a structure; made is when the result was
+# of a row: predicted_dice is that of the worst structure (by learn-quality, or else by Reverse Classification Accuracy);
+# agreement is the lowest mean Dice between the samples of a structure; made is when the result was
 COLUMNS = ("case", "light", "predicted_dice", "structure", "reason", "decision", "reader", "date", "note")
 COLUMNS += ("agreement", "out_of_domain", "model", "made", "folder")
 Row = dict[str, str]
@@ -139,6 +140,7 @@ def _judged(result: Mapping[str, Any]) -> Row:
     quality, features = _dict(result.get("quality")), _dict(result.get("uncertainty"))
     light = quality.get("light", "")
     dice = {name: found["dice"] for name, found in _dict(quality.get("predicted_dice")).items() if _number(_dict(found).get("dice"))}
+    dice = dice or {name: value for name, value in _dict(result.get("rca")).items() if _number(value)}
     agreement = [value for found in features.values() if _number(value := _dict(found).get("samples_dice"))]
     worst = min(dice, key=dice.__getitem__, default="")
     return {
