@@ -106,7 +106,7 @@ TASKS: dict[str, Task] = {
             Input("atlas_images", "Folder of labeled images: adds the Reverse Classification Accuracy."),
             Input("atlas_labels", "Folder with the labels of the atlas images, of the same names."),
             Input("labels", "Labels to compare with: a file, or a folder with one file per reader."),
-            Input("dicom", "Folder of the DICOM series that the image was made from, for DICOM results."),
+            Input("series", "Folder of the DICOM series that the image was made from, for --dicom."),
         ),
         config="imagingai.uncertainty.config:SegmentConfig",
         run="imagingai.uncertainty.task:segment_files",
@@ -149,11 +149,11 @@ TASKS: dict[str, Task] = {
         help="Compare several readers, with each other and with the samples of a model.",
         inputs=(
             Input("labels", "Folder with one label image per reader.", required=True),
-            Input("samples", "Folder of segmentations to compare them with: a result of segment."),
+            Input("result", "Result of segment, whose samples are compared with the readers."),
         ),
         config="imagingai.uncertainty.config:CompareRatersConfig",
         run="imagingai.uncertainty.raters_task:compare_raters_files",
-        example="imagingai compare-raters --labels readers/ --samples result/ --output agreement/",
+        example="imagingai compare-raters --labels readers/ --result result/ --output agreement/",
     ),
     "select-cases": Task(
         help="Choose which images to label next, with random choice beside it and the learning curve of both.",

@@ -18,6 +18,7 @@ from imagingai.synthesis.geometry import random_matrix
 from imagingai.uncertainty.config import SegmentConfig
 from imagingai.uncertainty.data import augment
 from imagingai.uncertainty.frame import Frame, prepare
+from imagingai.uncertainty.measures import entropy
 from imagingai.uncertainty.model import SegmentationModel
 from imagingai.volume import Volume, as_volume
 
@@ -62,14 +63,6 @@ class Segmentation:
         """Class numbers (X, Y, Z) as a label image."""
         kind = np.int16 if max(map(abs, self.values)) < 1 << 15 else np.int32
         return self.image.with_data(np.array(self.values, kind)[classes])
-
-
-def entropy(probability: np.ndarray) -> np.ndarray:
-    """Entropy in bits over the first axis, float32; voxel by voxel sums, without copies of the whole."""
-    total = np.zeros(probability.shape[1:], np.float32)
-    for p in probability:
-        total -= np.where(p > 0, p * np.log2(np.maximum(p, 1e-12)), 0).astype(np.float32)
-    return np.maximum(total, 0)
 
 
 def segment(

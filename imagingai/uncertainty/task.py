@@ -1,0 +1,123 @@
+"""`imagingai segment`: segment a file, and write where and how much the result is uncertain."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imagingai.datasets import find_cases
+from imagingai.device import use_threads
+from imagingai.errors import InputError
+from imagingai.job import Report, part
+from imagingai.uncertainty import evaluate
+from imagingai.uncertainty.config import SegmentConfig
+from imagingai.uncertainty.data import load_channels, load_labels
+from imagingai.uncertainty.model import load_model
+from imagingai.uncertainty.quality import judge, load_quality, widen_volumes
+from imagingai.uncertainty.rca import reverse_classification_accuracy
+from imagingai.uncertainty.segment import Segmentation, segment
+from imagingai.volume import load, save
+
+CHANNELS = ("image", "image2", "image3", "image4")
+MAPS = {"entropy": "bit", "mutual_information": "bit", "expected_entropy": "bit"}  # name of the file: unit
+
+
+def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, report: Report) -> dict[str, Any]:
+    """Segment a file and write what `config.outputs` names; returns volumes, uncertainty and the traffic light."""
+    use_threads(config.threads)
+    report(0.0, "Reading")
+    model = load_model(inputs.get("model"))
+    quality = load_quality(inputs["quality"], model.identity) if "quality" in inputs else None
+    channels = [load(inputs[name]) for name in CHANNELS if name in inputs]
+    end = 0.6 if "atlas_images" in inputs else 0.85
+    found = segment(channels, model, config, report=part(report, 0.02, end))
+    values = measure(found, config) | evaluate.examine(found, channels, model)
+    if quality:
+        values["volumes"] = widen_volumes(quality, values["volumes"])
+    values["quality"] = judge(quality, values["uncertainty"], values["image"])
+    if "atlas_images" in inputs:
+        values["rca"] = predict_by_atlases(found, inputs, part(report, end, 0.88))
+    if "labels" in inputs:
+        values["measured"] = evaluate.compare(found, *evaluate.read_readers(inputs["labels"], found))
+    report(0.9, "Writing")
+    write(found, values, inputs, config, folder)
+    report(1.0, "Done")
+    return {"model": model.identity, **values}
+
+
+def measure(found: Segmentation, config: SegmentConfig) -> dict[str, Any]:
+    """Volumes with intervals and border bands."""
+    return {
+        "classes": found.classes,
+        "values": found.values,
+        "samples": len(found.samples),
+        "volumes": evaluate.structure_volumes(found, config.interval),
+        "border_band": evaluate.border_bands(found)[1],
+    }
+
+
+def predict_by_atlases(found: Segmentation, inputs: dict[str, Path], report: Report) -> dict[str, float | None]:
+    """Dice predicted by Reverse Classification Accuracy, from the folders of labeled images."""
+    if "atlas_labels" not in inputs:
+        raise InputError("--atlas-images needs --atlas-labels: the folder of their labels.")
+    if not found.segmentation.any():
+        return dict.fromkeys(found.classes[1:], 0.0)
+    atlases = []
+    for case in find_cases(inputs["atlas_images"], inputs["atlas_labels"]):
+        if case.labels:
+            image = load_channels(case)[0]
+            atlases.append((image, next(iter(load_labels(case, image).values()))))
+    structures = dict(zip(found.values[1:], found.classes[1:], strict=True))
+    return reverse_classification_accuracy(found.image, found.labels, atlases, structures, report=report)
+
+
+def write(found: Segmentation, values: dict[str, Any], inputs: dict[str, Path], config: SegmentConfig, folder: Path) -> None:
+    """All files of a result."""
+    if "segmentation" in config.outputs:
+        save(found.labels, folder / "segmentation.nii.gz")
+        write_table(folder / "segmentation.csv", ("value", "name"), zip(found.values[1:], found.classes[1:], strict=True))
+        columns = ("structure", "ml", "low", "high", "level")
+        write_table(folder / "volumes.csv", columns, [(name, *(v[c] for c in columns[1:])) for name, v in values["volumes"].items()])
+    if "probability" in config.outputs:
+        for name, probability in zip(slugs(found.classes)[1:], found.probability[1:], strict=True):
+            save(found.image.with_data(probability), folder / f"probability_{name}.nii.gz")
+    for name in MAPS:
+        if name in config.outputs:
+            save(found.image.with_data(getattr(found, name)), folder / f"{name}.nii.gz")
+    if "border_band" in config.outputs:
+        save(found.image.with_data(evaluate.border_bands(found)[0]), folder / "border_band.nii.gz")
+    if "samples" in config.outputs:
+        for number, sample in enumerate(found.samples):
+            save(found.to_labels(sample), folder / f"sample_{number + 1:02}.nii.gz")
+    if config.dicom:
+        write_dicom(found, inputs, folder)
+    if "report" in config.outputs:
+        from imagingai.uncertainty.report import case_page
+
+        settings = {name: path.name for name, path in inputs.items()} | vars(config)
+        (folder / "report.html").write_text(case_page(found, values, settings), encoding="utf-8")
+
+
+def write_dicom(found: Segmentation, inputs: dict[str, Path], folder: Path) -> None:
+    """segmentation.dcm, fractional.dcm and entropy.dcm, on the series that the image was made from."""
+    from imagingai.uncertainty.dicom import write_parametric_map, write_segmentation
+
+    source = inputs.get("series") or (inputs["image"] if inputs["image"].is_dir() else None)
+    write_segmentation(folder / "segmentation.dcm", found.image.with_data(found.segmentation), found.classes, source)
+    write_segmentation(folder / "fractional.dcm", found.image.with_data(found.probability), found.classes, source)
+    write_parametric_map(folder / "entropy.dcm", found.image.with_data(found.entropy), "Entropy", "bit", source)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Any) -> None:
+    """A .csv table."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def slugs(names: Sequence[str]) -> list[str]:
+    """Names as parts of file names, all different: 'Left ear' -> left_ear."""
+    found = [re.sub(r"\W+", "_", name.lower()).strip("_") or "structure" for name in names]
+    return [slug if found.count(slug) == 1 else f"{slug}_{number}" for number, slug in enumerate(found)]
