@@ -66,7 +66,7 @@ def planes(grid: Volume, center: Sequence[int]) -> list[Plane]:
     A 2-D image without a direction of its own, such as a photograph, gets no letters.
     """
     order, sign = nearest_axes(grid.affine)
-    directed = grid.ndim == 3 or not np.allclose(np.abs(grid.direction), np.eye(3), atol=1e-6)
+    directed = _is_directed(grid)
     found = []
     for across in (2, 1, 0) if grid.ndim == 3 else (order.index(2),):
         horizontal, vertical = (axis for axis in range(3) if axis != across)
@@ -79,6 +79,22 @@ def planes(grid: Volume, center: Sequence[int]) -> list[Plane]:
         name = NAMES[across] if directed else ""
         found.append(Plane(name, letters, index, (grid.spacing[column], grid.spacing[row]), (column, row)))
     return found
+
+
+def _is_directed(grid: Volume) -> bool:
+    return grid.ndim == 3 or not np.allclose(np.abs(grid.direction), np.eye(3), atol=1e-6)
+
+
+def describe_orientation(grid: Volume) -> str:
+    """How to read the letters, for captions."""
+    if not _is_directed(grid):
+        return "The image has no anatomical orientation; it is shown as it is stored."
+    text = "Radiological convention: the patient's right is on the left of axial and coronal planes. "
+    text += "R right, L left, A front, P back, S head, I feet."
+    order, _ = nearest_axes(grid.affine)
+    cosine = min(abs(grid.direction[world, axis]) for world, axis in enumerate(order))
+    angle = np.degrees(np.arccos(min(cosine, 1.0)))
+    return text + (f" The image is oblique by up to {angle:.0f}°: letters name the nearest direction." if angle > 1 else "")
 
 
 def _falling(size: int, sign: int) -> np.ndarray:
@@ -135,10 +151,10 @@ def strip(cuts: Sequence[Plane], paint: Callable[[Axes, Plane], None], bar: tupl
         axes.axis("off")
         paint(axes, cut)
         axes.set(xlim=(0, cut.size[0]), ylim=(cut.size[1], 0), aspect="auto")
-        _write_letters(axes, cut.letters)
+        write_letters(axes, cut.letters)
         left += w + gap * scale
     if bar:
-        _color_bar(figure, figure.add_axes((0.2, 0.42 / height, 0.6, 0.13 / height)), *bar)
+        color_bar(figure, figure.add_axes((0.2, 0.42 / height, 0.6, 0.13 / height)), *bar)
     return figure
 
 
@@ -178,7 +194,8 @@ def outline(axes: Axes, cut: Plane, mask: np.ndarray, color: str, width: float) 
     axes.contour(x, y, part, [0.5], colors=color, linewidths=width)
 
 
-def _write_letters(axes: Axes, letters: Sequence[str]) -> None:
+def write_letters(axes: Axes, letters: Sequence[str]) -> None:
+    """The letters of a plane at the left, right, top and bottom edge."""
     from matplotlib.patheffects import withStroke
 
     at = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom"))
@@ -199,7 +216,8 @@ def _write_letters(axes: Axes, letters: Sequence[str]) -> None:
         )
 
 
-def _color_bar(figure: Figure, axes: Axes, color: Any, text: str) -> None:
+def color_bar(figure: Figure, axes: Axes, color: Any, text: str) -> None:
+    """A color bar with its name and unit, on black; `axes` gives its place."""
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     bar = figure.colorbar(color, cax=axes, orientation="horizontal")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,6 +146,20 @@ def key(color: str, text: str) -> Html:
 def fold_out(summary: str, content: Html) -> Html:
     """Details that are closed at first."""
     return Html(f"<details><summary>{escape(summary)}</summary>{content.text}</details>")
+
+
+def settings_table(settings: Mapping[str, Any]) -> list[Html]:
+    """All settings, nested ones with dotted names, folded out at the end of a page; nothing if there are none."""
+    lines = [[name, value] for name, value in _flat(settings)]
+    shown = [heading("How it was made"), fold_out(f"{len(lines)} settings and versions", table("", ("Setting", "Value"), lines))]
+    return shown if lines else []
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, value in settings.items():
+        found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", str(value))]
+    return found
 
 
 def join(*parts: str | Html) -> Html:

@@ -12,7 +12,7 @@ from imagingai import __version__, pictures
 from imagingai.registration import figures
 from imagingai.registration.evaluate import foreground
 from imagingai.registration.quality import MEANINGS, MISSING, RUN, Metrics, losses, rows, show, structures
-from imagingai.report import Html, blend, facts, fold_out, heading, join, key, page, paragraph, picture, side_by_side, state, table
+from imagingai.report import Html, blend, facts, heading, join, key, page, paragraph, picture, settings_table, side_by_side, state, table
 from imagingai.transform import Affine, Transform, apply_to_points, jacobian_determinant, warp
 from imagingai.volume import Volume, resample_like, same_grid
 
@@ -58,7 +58,7 @@ def registration_report(
         *_outlines(scene),
         *_deformation(scene),
         *_agreement(scene, history),
-        *_settings(settings),
+        *settings_table(settings),
     ]
     Path(path).write_text(page(title, parts), encoding="utf-8")
 
@@ -86,18 +86,6 @@ class Scene:
         """Which planes, for descriptions."""
         names = [plane.name for plane in self.planes if plane.name]
         return f"{', '.join(names)} plane{'s' if len(names) > 1 else ''}" if names else "whole image"
-
-    @property
-    def orientation(self) -> str:
-        """How to read the letters."""
-        if not self.planes[0].name:
-            return "The image has no anatomical orientation; it is shown as it is stored."
-        text = "Radiological convention: the patient's right is on the left of axial and coronal planes. "
-        text += "R right, L left, A front, P back, S head, I feet."
-        order, _ = pictures.nearest_axes(self.grid.affine)
-        cosine = min(abs(self.grid.direction[world, axis]) for world, axis in enumerate(order))
-        angle = np.degrees(np.arccos(min(cosine, 1.0)))
-        return text + (f" The image is oblique by up to {angle:.0f}°: letters name the nearest direction." if angle > 1 else "")
 
 
 def _onto(fixed: Volume, image: Volume, interpolation: str) -> np.ndarray:
@@ -218,7 +206,7 @@ def _alignment(scene: Scene) -> list[Html]:
 
     return [
         heading("Images"),
-        paragraph(scene.orientation, soft=True),
+        paragraph(pictures.describe_orientation(scene.grid), soft=True),
         scene.arrange(
             [
                 image("fixed", "Fixed image"),
@@ -293,21 +281,4 @@ def _agreement(scene: Scene, history: Mapping[str, Sequence[float]] | None) -> l
         text = "The similarity that was optimized, at each iteration; stages differ in resolution, so compare only within one"
         alt = "Similarity against iteration: " + ", ".join(history)
         found += [heading("Convergence"), picture(figures.draw_curves(history), alt, text, name="convergence")]
-    return found
-
-
-def _settings(settings: Mapping[str, Any]) -> list[Html]:
-    """All settings, nested ones with dotted names."""
-    lines = [[name, value] for name, value in _flat(settings)]
-    return (
-        [heading("How it was made"), fold_out(f"{len(lines)} settings and versions", table("", ("Setting", "Value"), lines))]
-        if lines
-        else []
-    )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found = []
-    for name, value in settings.items():
-        found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", str(value))]
     return found
