@@ -104,8 +104,10 @@ def test_a_decision_can_be_taken_back(cohort, tmp_path):
     path = tmp_path / "queue.csv"
     queue.write(path, queue.collect(cohort))
     queue.decide(path, "anna", "accept", "me")
-    row = queue.decide(path, "anna", "", "me", "not sure")
-    assert (row["decision"], row["reader"], row["date"], row["note"]) == ("", "", "", "not sure")
+    row = queue.decide(path, "anna", "", "you", "not sure")
+    assert (row["decision"], row["reader"], row["note"]) == ("", "you", "not sure") and row["date"]
+    rebuilt = {row["case"]: row for row in queue.keep_decisions(queue.collect(cohort), queue.read(path))}
+    assert rebuilt["anna"] == row, "who took it back, and when"
 
 
 def test_decisions_are_kept_when_the_queue_is_built_again(cohort, tmp_path):

@@ -42,13 +42,12 @@ def learn_quality_files(inputs: dict[str, Path], config: LearnQualityConfig, fol
     controls, voxels = [], []
     for number, case in enumerate(cases):
         step = part(report, 0.95 * number / len(cases), 0.95 * (number + 1) / len(cases))
-        controls += _control(case, number, model, config, voxels, step)
+        controls += measure_control(case, number, model, config, voxels, step)
     report(0.96, "Learning")
     quality = learn(controls, model.identity, config, _calibration(voxels))
     quality.save(folder / "quality.json")
     found = asdict(quality)
-    settings = {name: path.name for name, path in inputs.items()} | vars(config)
-    (folder / "report.html").write_text(quality_page(found, settings), encoding="utf-8")
+    (folder / "report.html").write_text(quality_page(found), encoding="utf-8")
     report(1.0, "Done")
     kept = {name: found[name] for name in ("controls", "measured", "cutoffs", "cases")}
     return kept | {"model": model.identity, "calibration": {n: v for n, v in quality.calibration.items() if not isinstance(v, list)}}
@@ -62,15 +61,14 @@ def check_quality_files(inputs: dict[str, Path], config: CheckQualityConfig, fol
     decided = sorted((row for path in earlier for row in queue.read(path)), key=lambda row: row["date"])  # the last decision counts
     rows = queue.keep_decisions(rows, decided)
     queue.write(folder / "queue.csv", rows)
-    settings = {name: path.name for name, path in inputs.items()} | vars(config)
     title = config.title or inputs["results"].absolute().name
-    (folder / "report.html").write_text(cohort_page(rows, title, settings), encoding="utf-8")
+    (folder / "report.html").write_text(cohort_page(rows, title), encoding="utf-8")
     report(1.0, "Done")
     counts = Counter(row["light"] or "not judged" for row in rows)
     return {"cases": len(rows), "lights": dict(counts), "decided": sum(bool(row["decision"]) for row in rows)}
 
 
-def _control(
+def measure_control(
     case: CaseFiles, number: int, model: SegmentationModel, config: LearnQualityConfig, voxels: list[tuple], report: Report
 ) -> list[Control]:
     """A control, and its spoiled copy. Adds to `voxels` (log-probability, label) of some of its voxels."""
@@ -135,5 +133,5 @@ def _calibration(voxels: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, A
             probability = calibrate(np.exp(logs).T, temperature)
             into.append(calibration.reliability(probability.max(0), probability.argmax(0) == labels))
     before, after = map(calibration.merge, tables)
-    errors = {"ece": calibration.ece(before), "ece_calibrated": calibration.ece(after)}
-    return {"temperature": fit(voxels), **errors, "reliability": before, "reliability_calibrated": after}
+    errors = {"ece_before": calibration.ece(before), "ece_after": calibration.ece(after)}
+    return {"temperature": fit(voxels), **errors, "before": before, "after": after}

@@ -46,7 +46,7 @@ def badness(row: Mapping[str, str]) -> tuple[int, float, str]:
 
 def keep_decisions(rows: Iterable[Row], earlier: Iterable[Mapping[str, str]]) -> list[Row]:
     """The rows with the decisions of an earlier queue. A case that was segmented again since must be decided anew; its note says so."""
-    decided, kept = {row["case"]: row for row in earlier if row["decision"] or row["note"]}, []
+    decided, kept = {row["case"]: row for row in earlier if row["date"]}, []
     for row in rows:
         old = decided.get(row["case"])
         if old and old["made"] == row["made"]:
@@ -97,8 +97,7 @@ def decide(path: Path, case: str, decision: str, reader: str = "", note: str = "
     row = next((row for row in rows if row["case"] == case), None)
     if row is None:
         raise InputError(f"The queue {path} has no case {case!r}. Its cases are {', '.join(row['case'] for row in rows[:5])} ...")
-    date = time.strftime("%Y-%m-%dT%H:%M:%S%z") if decision else ""
-    row.update(decision=decision, reader=reader if decision else "", date=date, note=" ".join(note.split()))
+    row.update(decision=decision, reader=reader, date=time.strftime("%Y-%m-%dT%H:%M:%S%z"), note=" ".join(note.split()))
     write(path, rows)
     return row
 
