@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from imagingai.volume import Volume
 
 LETTER_COLOR, BACK = "#ffd84d", "#000000"
-STRUCTURE_COLORS = (  # bright on gray images, far from each other also for the color-blind, dark enough for paper
-    "#ff5a4f", "#29b6f6", "#f5b700", "#4cd137", "#b388ff", "#ff8f1f", "#00c9a7", "#ff6ec7", "#a6b91a", "#7c9cff", "#c98b5a", "#5fd0ff",
-)  # fmt: skip
+STRUCTURE_COLORS = (  # bright on gray images, neighbors far apart also for the color-blind, dark enough for paper
+    *("#ff5a4f", "#29b6f6", "#f5b700", "#4cd137", "#b388ff", "#ff8f1f", "#00c9a7", "#ff6ec7", "#a6b91a", "#5b7cff"),
+    *("#c98b5a", "#8ee3ff", "#ffb3a7", "#007f5f", "#d1d5db", "#c2185b", "#d9f24b", "#7e57c2", "#a1887f", "#00838f"),
+)
 NAMES = ("sagittal", "coronal", "axial")  # by the axis they are cut across: right, anterior, superior
 LETTERS = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))  # left, right, top, bottom
 
@@ -216,12 +217,12 @@ def write_letters(axes: Axes, letters: Sequence[str]) -> None:
         )
 
 
-def color_bar(figure: Figure, axes: Axes, color: Any, text: str) -> None:
+def color_bar(figure: Figure, axes: Axes, color: Any, text: str, size: float = 9) -> None:
     """A color bar with its name and unit, on black; `axes` gives its place."""
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     bar = figure.colorbar(color, cax=axes, orientation="horizontal")
-    bar.set_label(text, color="#e6eaef", fontsize=9, labelpad=1)
+    bar.set_label(text, color="#e6eaef", fontsize=size, labelpad=1)
     low, high = color.norm.vmin, color.norm.vmax
     if low > 0 and np.isclose(low * high, 1):  # around 1
         bar.set_ticks([low, low**0.5, 1, high**0.5, high])
@@ -229,7 +230,7 @@ def color_bar(figure: Figure, axes: Axes, color: Any, text: str) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.tick_params(colors="#e6eaef", labelsize=8, length=2, which="both")
+    axes.tick_params(colors="#e6eaef", labelsize=size - 1, length=2, which="both")
     bar.outline.set_edgecolor("#57606a")
 
 

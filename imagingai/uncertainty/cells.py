@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,12 +99,11 @@ def is_number(value: Any) -> bool:
 
 
 def dice_bar(row: Mapping[str, str]) -> str | Html:
-    """A bar from 0 to 1 in the color of the light, and the number."""
+    """A bar from 0 to 1 in the color of the light, the number and the structure."""
     number = row["predicted_dice"] or row["agreement"]
     if not number:
         return MISSING
     text = f"{float(number):.2f}" if row["predicted_dice"] else f"({float(number):.2f})"
-    return Html(
-        f'<span class="named"><svg width="84" height="10" aria-hidden="true"><rect width="84" height="10" fill="#d8dee4"/>'
-        f'<rect width="{84 * float(number):.0f}" height="10" fill="{LIGHT_COLORS[row["light"]]}"/></svg> {text}</span>'
-    )
+    bar = f'<rect width="{84 * float(number):.0f}" height="10" fill="{LIGHT_COLORS[row["light"]]}"/>'
+    drawn = f'<svg width="84" height="10" aria-hidden="true"><rect width="84" height="10" fill="#d8dee4"/>{bar}</svg>'
+    return Html(f'<span class="named">{drawn} {text}</span><br>{escape(row["structure"])}')

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Place = tuple[int, int, int]  # voxel
 LIGHT_COLORS = {"good": "#2e9e5b", "look": "#e0a100", "bad": "#c9372c", "": "#8a939e"}
 BITS = 1.0  # end of the scale of all maps in bits, so that cases can be compared; more is drawn as this
+RING = "#3dffb0"
 INK, SOFT, LINE = "#1b1f24", "#57606a", "#d8dee4"
 
 
@@ -78,8 +79,8 @@ def draw_case(segmentation: Segmentation, band: np.ndarray | None = None) -> Fig
     typical = planes(segmentation.image, largest_structure(segmentation))
     cuts = planes(segmentation.image, place)
     closer = around(cuts[0], segmentation, place, 0.2 * max(max(cut.size) for cut in cuts))
-    segmented = [Panel(cut, scene.outlines, f"Segmentation {cut.name}") for cut in typical]
-    entropy = [Panel(cut, scene.map(segmentation.entropy, scene.bits, place), f"Entropy {cut.name}") for cut in cuts]
+    segmented = [Panel(cut, scene.outlines, f"Segmentation, {cut.name}".strip(", ")) for cut in typical]
+    entropy = [Panel(cut, scene.map(segmentation.entropy, scene.bits, place), f"Entropy, {cut.name}".strip(", ")) for cut in cuts]
     near = [Panel(closer, scene.samples, f"{len(segmentation.samples)} samples")] if many else []
     if many:
         near.append(Panel(closer, scene.map(segmentation.mutual_information, scene.bits), "Model does not know"))
@@ -122,11 +123,12 @@ class Scene:
             pixels[..., 3] = 0.9 * np.clip(shown / (0.2 * color.norm.vmax), 0, 1)
             axes.imshow(pixels, extent=(0, cut.size[0], cut.size[1], 0), interpolation="nearest")
             for k in range(1, len(self.segmentation.classes)):
-                outline(axes, cut, cut.cut(self.segmentation.segmentation) == k, "#ffffff", 0.5)
+                outline(axes, cut, cut.cut(self.segmentation.segmentation) == k, "#ffffff90", 0.4)
             if place is not None:
                 x, y = (np.flatnonzero((cut.index == place)[..., axis].all(other))[0] for axis, other in zip(cut.axes, (0, 1), strict=True))
                 at = ((x + 0.5) * cut.pixel[0], (y + 0.5) * cut.pixel[1])
-                axes.scatter(*at, s=260, facecolors="none", edgecolors="#ffffff", linewidths=1.2)
+                for width, ring in ((3.0, "#000000"), (1.4, RING)):
+                    axes.scatter(*at, s=260, facecolors="none", edgecolors=ring, linewidths=width)
 
         return paint
 
@@ -151,34 +153,32 @@ def sheet(rows: Sequence[Sequence[Panel]], bars: Sequence[tuple[Any, str]]) -> F
     """Rows of pictures on black, each row at one scale and as wide as the sheet where its height allows; color bars below."""
     from matplotlib.figure import Figure
 
-    gap, low, whole, tallest = 0.06, 0.62, 10.0, 3.4  # inches
+    gap, low, whole, title = 0.06, 0.75, 10.0, 0.26  # inches
     sizes = [(sum(p.cut.size[0] for p in row), max(p.cut.size[1] for p in row)) for row in rows]
-    scales = [min((whole - gap * (len(row) - 1)) / w, tallest / h) for row, (w, h) in zip(rows, sizes, strict=True)]
-    height = low + sum(scale * size[1] + gap for scale, size in zip(scales, sizes, strict=True))
+    scales = [min((whole - gap * (len(row) - 1)) / w, (3.2 if len(row) > 2 else 4.8) / h) for row, (w, h) in zip(rows, sizes, strict=True)]
+    height = low + sum(scale * size[1] + gap + title for scale, size in zip(scales, sizes, strict=True))
     figure, top = Figure((whole, height), dpi=130, facecolor=BACK), height
     for row, scale, (wide, high) in zip(rows, scales, sizes, strict=True):
+        top -= title
         left = (whole - scale * wide - gap * (len(row) - 1)) / 2
         for panel in row:
             w, h = (scale * size for size in panel.cut.size)
+            figure.text((left + w / 2) / whole, (top + 0.06) / height, panel.title, color="#e6eaef", ha="center", fontsize=12)
             _place(figure, (left / whole, (top - (scale * high + h) / 2) / height, w / whole, h / height), panel)
             left += w + gap
         top -= scale * high + gap
     for number, (color, text) in enumerate(bars):
         wide = 0.8 / len(bars)
-        color_bar(figure, figure.add_axes((0.1 + number * wide + 0.03, 0.42 / height, wide - 0.06, 0.13 / height)), color, text)
+        color_bar(figure, figure.add_axes((0.1 + number * wide + 0.03, 0.5 / height, wide - 0.06, 0.13 / height)), color, text, 11)
     return figure
 
 
 def _place(figure: Figure, box: tuple[float, float, float, float], panel: Panel) -> None:
-    from matplotlib.patheffects import withStroke
-
     axes = figure.add_axes(box)
     axes.axis("off")
     panel.paint(axes, panel.cut)
     axes.set(xlim=(0, panel.cut.size[0]), ylim=(panel.cut.size[1], 0), aspect="auto")
     write_letters(axes, panel.cut.letters)
-    effects = [withStroke(linewidth=2.5, foreground="black")]
-    axes.text(0.02, 0.98, panel.title, color="#ffffff", va="top", fontsize=9, transform=axes.transAxes, path_effects=effects, zorder=10)
 
 
 # --- charts
@@ -261,12 +261,16 @@ def draw_dice(pairs: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
 
 def draw_ranges(ranges: Mapping[str, tuple[float, float, float]]) -> Figure:
     """Normal volume of each structure in ml (low, middle, high), on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, (axes,) = chart(height=0.8 + 0.28 * len(ranges))
     for row, (low, middle, high) in enumerate(ranges.values()):
         axes.plot([low, high], [row, row], color=structure_color(row + 1), lw=5, solid_capstyle="butt")
         axes.plot(middle, row, "o", color=INK, ms=4)
     axes.set(xscale="log", ylim=(len(ranges) - 0.5, -0.5), yticks=range(len(ranges)), yticklabels=list(ranges))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     label(axes, "volume, ml", "", legend=False)
     return figure
 

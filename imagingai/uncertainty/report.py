@@ -14,16 +14,19 @@ from imagingai import __version__
 from imagingai.pictures import describe_orientation, structure_color
 from imagingai.report import STATES, Html, facts, heading, join, key, page, paragraph, picture, settings_table, side_by_side, state, table
 from imagingai.uncertainty import figures
-from imagingai.uncertainty.cells import MISSING, dice_bar, is_number, structures_table, three_digits
+from imagingai.uncertainty.cells import MISSING, ON_PAPER, dice_bar, is_number, structures_table, three_digits
 from imagingai.uncertainty.features import IMAGE_FEATURES
 
 if TYPE_CHECKING:
     from imagingai.uncertainty.segment import Segmentation
 
+WORDS = {"ged": "energy distance to the readers", "diversity": "diversity of the samples"}
 PRINT = Html(
     "<style>@page{size:A4;margin:10mm}@media print{body{font-size:9pt;line-height:1.3}h1{font-size:14pt}h2{font-size:11pt;margin:8px 0 4px}"
-    "table{font-size:8.5pt}th,td{padding:1px 6px}td:not(.n):last-child{min-width:0}.facts{margin:6px 0 0;gap:4px}.facts li{padding:2px 8px}"
-    "figure{margin:0 0 6px}figcaption{font-size:8pt;padding:2px 0 0}details{display:none}}svg{vertical-align:middle}</style>"
+    "p{max-width:none}table{font-size:8.5pt}th,td{padding:1px 6px}td:not(.n):last-child{min-width:0}thead .n{white-space:normal}"
+    ".key{height:.6em}.facts{margin:6px 0;gap:4px}.facts li{padding:1px 8px}.facts b{font-size:9pt}.facts span{font-size:7.5pt}"
+    "figure{margin:0 0 6px}figure img{border-radius:0}figcaption{font-size:8pt;padding:2px 0 0}"
+    "details,h2:has(+details){display:none}}svg{vertical-align:middle}</style>"
 )
 
 # --- one case
@@ -42,12 +45,14 @@ def case_page(
     """
     quality = values.get("quality") or {}
     title = f"Segmentation of {settings.get('image', 'an image')}"
-    found = [(name.replace("_", " "), f"{number:.3f}") for name, number in (values.get("measured") or {}).items() if is_number(number)]
+    measured = values.get("measured") or {}
+    found = [(WORDS.get(name, name.replace("_", " ")), f"{number:.3f}") for name, number in measured.items() if is_number(number)]
     head = [("when", str(settings["started"]))] if "started" in settings else []
     head += [("model", str(settings["model"]))] if "model" in settings else []
     head += [("samples", str(len(segmentation.samples))), *found, ("ImagingAI", __version__)]
     parts = [
         PRINT,
+        _fit_paper(min(len(segmentation.classes) - 1, ON_PAPER)),
         heading(title, 1),
         *_light(quality),
         facts(head),
@@ -56,6 +61,11 @@ def case_page(
         *settings_table(settings),
     ]
     return page(title, parts)
+
+
+def _fit_paper(structures: int) -> Html:
+    """The picture may be as high as the table of structures leaves room for."""
+    return Html(f"<style>@media print{{#case{{max-height:{222 - 5 * structures}mm;width:auto;margin:auto}}}}</style>")
 
 
 def _light(quality: Mapping[str, Any]) -> list[Html]:
@@ -74,7 +84,7 @@ def _case_picture(segmentation: Segmentation, band: np.ndarray | None) -> list[H
         text += " Entropy = what the model does not know (mutual information) + what the image does not tell (expected entropy)."
     figure = figures.draw_case(segmentation, band)
     alt = f"Outlines of {', '.join(names) or 'nothing'}, and maps of the uncertainty in bits through the most uncertain place"
-    return [picture(figure, alt, join(*lines, " " if lines else "Nothing was found. ", text), name="case")]
+    return [picture(figure, alt, join(*(lines or ["Nothing was found."]), Html("<br>"), text), name="case")]
 
 
 # --- a cohort
@@ -97,7 +107,7 @@ def cohort_page(rows: Sequence[Mapping[str, str]], title: str) -> str:
     if any(dice.values()):
         text = "Cases by the lowest predicted Dice of their structures"
         parts.append(picture(figures.draw_queue(dice), text, text, name="queue"))
-    columns = ("Case", "Light", "Lowest predicted Dice", "Structure", "Decision", "Why")
+    columns = ("Case", "Light", "Lowest predicted Dice", "Decision", "Why")
     text = "Worst first. Where no Dice was predicted, the bar in brackets is how far the samples agree (lowest mean Dice)."
     parts += [heading("Queue"), table(text, columns, [_queue_row(row) for row in rows])]
     return page(title, parts)
@@ -110,9 +120,8 @@ def _queue_row(row: Mapping[str, str]) -> list[str | Html]:
         case,
         state(row["light"]),
         dice_bar(row),
-        row["structure"],
         decision or MISSING,
-        " ".join(filter(None, (row["reason"], row["note"]))),
+        row["reason"] + (f" Note: {row['note']}" if row["note"] else ""),
     ]
 
 
@@ -159,7 +168,7 @@ def training_page(
             heading("Structures"),
             table("Dice on held-out views, best weights", ("Structure", *heads), lines, numbers=range(1, len(heads) + 1)),
         ]
-    parts += [heading("Model card"), table("", ("", ""), [[name, str(text)] for name, text in card.items()])]
+    parts += [heading("Model card"), table("", ("Fact", ""), [[name, str(text)] for name, text in card.items()])]
     return page(title, parts)
 
 
