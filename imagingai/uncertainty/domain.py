@@ -13,7 +13,7 @@ from imagingai.uncertainty.networks import STAGES, ProbabilisticUNet
 
 LEAST = 4  # training images from which there is a domain
 COMPONENTS = 8  # directions in which the training images differ that are kept apart
-FAR = 4.0  # robust deviations of the log distance from that of the training images
+FAR = 3.0  # robust deviations of the log distance from that of the training images
 SLICES = 24  # of a volume that a model of slices looks at
 VOXELS = 4_000_000  # of a larger image its middle is looked at
 
