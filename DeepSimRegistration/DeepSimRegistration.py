@@ -18,13 +18,14 @@ from imagingai.options import from_dict
 from imagingai.registration.config import PRESETS, RegistrationConfig
 from imagingai.tasks import TASKS
 from ImagingAILib import install, sampledata
-from ImagingAILib.panel import TaskPanel
-from ImagingAILib.parameters import camelCase
+from ImagingAILib.panel import TaskPanel, connectPlaces
+from ImagingAILib.parameters import Parameters, camelCase
 from ImagingAILib.registration import Registration, interpolateLinearly
 from ImagingAILib.results import RegistrationResults
 
 DOCS = "https://github.com/ImagingAI/SlicerImagingAI/blob/main/docs/modules/DeepSimRegistration.md"
 INPUTS = {camelCase(item.name): item.name for item in TASKS["register"].inputs}
+OUTPUTS = ("output_volume", "output_transform")
 
 
 class DeepSimRegistration(ScriptedLoadableModule):
@@ -60,7 +61,10 @@ class DeepSimRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = DeepSimRegistrationLogic()
         self.results = RegistrationResults(self.ui)
-        self.panel = TaskPanel(self.ui, "register", self.resourcePath("requirements.txt"), self.start, self.results)
+        connectPlaces(self.ui)
+        self.panel = TaskPanel(
+            self.ui, "register", self.resourcePath("DeepSimRegistrationRequirements.txt"), self.start, self.results, twoVolumes, OUTPUTS
+        )
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
@@ -68,7 +72,7 @@ class DeepSimRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def start(self, parameters, timer, onProgress, onDone) -> Registration:
         """What Apply does."""
-        outputs = (parameters.nodeOf("output_volume"), parameters.nodeOf("output_transform"))
+        outputs = map(parameters.nodeOf, OUTPUTS)
         return self.logic.start(parameters.nodes(), {**parameters.values(), "preview": True}, *outputs, timer, onProgress, onDone)
 
     def enter(self) -> None:
@@ -86,6 +90,11 @@ class DeepSimRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         if self.panel:
             self.panel.close()
             self.results.close()
+
+
+def twoVolumes(parameters: Parameters) -> str:
+    """What is wrong if one volume is chosen twice."""
+    return _("Choose two different volumes.") if parameters.nodeOf("fixed") is parameters.nodeOf("moving") else ""
 
 
 class DeepSimRegistrationLogic(ScriptedLoadableModuleLogic):
@@ -154,7 +163,7 @@ class DeepSimRegistrationTest(ScriptedLoadableModuleTest):
         import numpy as np
 
         self.delayDisplay(_("Registering two disks"))
-        if missing := install.missingPackages(Path(__file__).parent / "Resources" / "requirements.txt"):
+        if missing := install.missingPackages(Path(__file__).parent / "Resources" / "DeepSimRegistrationRequirements.txt"):
             self.skipTest(f"packages are missing: {', '.join(missing)}")
         x, y = np.meshgrid(np.arange(64), np.arange(64), indexing="ij")
         disks = [np.exp(-(((x - c) ** 2 + (y - 32) ** 2) / 200.0))[None] * 100 + np.cos(x / 3)[None] for c in (30, 35)]

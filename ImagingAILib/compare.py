@@ -1,4 +1,4 @@
-"""Look at a registration in the slice views: blended, as a checkerboard, as a lattice, where it is bad. MRML only, no Qt."""
+"""Look at results in the slice views: blended, as a checkerboard, as a lattice, as a map, where they are bad. MRML only, no Qt."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ MAP_OPACITY = 0.6
 COLORS = {  # value or share of the highest, and its color: blue shrinks, white keeps, red grows; dark agrees, bright does not
     "jacobian": ((0.0, (0.1, 0.2, 0.6)), (0.5, (0.3, 0.6, 1.0)), (1.0, (1.0, 1.0, 1.0)), (1.5, (1.0, 0.6, 0.3)), (2.0, (0.6, 0.1, 0.1))),
     "similarity_map": ((0.0, (0.0, 0.0, 0.1)), (0.35, (0.5, 0.1, 0.4)), (0.7, (0.95, 0.45, 0.1)), (1.0, (1.0, 1.0, 0.6))),
+    "uncertainty": ((0.0, (0.2, 0.0, 0.35)), (0.35, (0.7, 0.1, 0.4)), (0.7, (1.0, 0.5, 0.1)), (1.0, (1.0, 1.0, 0.6))),
+    "probability": ((0.0, (0.27, 0.0, 0.33)), (0.33, (0.19, 0.41, 0.56)), (0.67, (0.21, 0.72, 0.47)), (1.0, (0.99, 0.91, 0.14))),
+    "border_band": ((0.0, (0.0, 0.6, 0.6)), (0.5, (0.3, 0.9, 1.0)), (1.0, (1.0, 0.3, 1.0))),
 }
 
 
@@ -150,6 +153,14 @@ def setOpacity(opacity: float) -> None:
     """How much the foreground covers."""
     if slicer.app.layoutManager():
         slicer.util.setSliceViewerLayers(foregroundOpacity=opacity)
+
+
+def setLabels(labelMap, isOutline: bool) -> None:
+    """What the slice views show as labels, or nothing."""
+    if slicer.app.layoutManager():
+        slicer.util.setSliceViewerLayers(label=labelMap, labelOpacity=1.0 if isOutline else 0.5)
+        for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            view.SetUseLabelOutline(isOutline)
 
 
 def windowed(array: np.ndarray) -> np.ndarray:

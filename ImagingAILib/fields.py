@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
+from decimal import Decimal
 
 import ctk
 import qt
@@ -24,9 +25,9 @@ def makeField(field, kind):
     meta = field.metadata
     if kind is bool:
         widget = qt.QCheckBox()
-    elif kind is str and meta["choices"]:
+    elif kind in (str, int) and meta["choices"]:
         widget = qt.QComboBox()
-    elif kind in (int, float) and meta["limits"]:
+    elif kind in (int, float) and meta["limits"] and decimals(field.default) <= 3:
         widget = qt.QSpinBox() if kind is int else qt.QDoubleSpinBox()
     else:
         widget = qt.QLineEdit()
@@ -43,11 +44,16 @@ def prepareField(widget, field) -> None:
     elif isinstance(widget, (qt.QSpinBox, qt.QDoubleSpinBox)):
         low, high = meta["limits"]
         if isinstance(widget, qt.QDoubleSpinBox):
-            widget.decimals = 2 if high <= 1000 else 0
+            widget.decimals = max(2, decimals(field.default), decimals(high)) if high <= 1000 else 0
             widget.singleStep = 0.05 if high <= 2 else 1 if high > 10 else 0.1
         widget.minimum, widget.maximum = (int(low), int(high)) if isinstance(widget, qt.QSpinBox) else (low, high)
         if meta["unit"]:
             widget.suffix = " " + meta["unit"]
+
+
+def decimals(value: float) -> int:
+    """0.25 -> 2; numbers like 0.0005 are typed, not spun."""
+    return max(0, -Decimal(str(value)).as_tuple().exponent)
 
 
 def helpOf(field) -> str:

@@ -48,12 +48,18 @@ def writeLabels(nodes: Sequence, references: Sequence, paths: Sequence, without=
     found = [labelsOf(node, grid, without) for node, grid in zip(nodes, grids, strict=True)]
     tables, names = valuesByName([names for _array, names in found])
     for (array, _names), table, grid, path in zip(found, tables, grids, paths, strict=True):
-        _writeImage(_withArray(grid, _renumbered(array, table)), path)
-        _writeNames(Path(path), names)
+        writeValues(renumbered(array, table), grid, names, path)
     return names
 
 
-def _renumbered(array: np.ndarray, table: dict[int, int]) -> np.ndarray:
+def writeValues(array: np.ndarray, grid, names: dict[int, str], path) -> None:
+    """Write voxels (k, j, i) on a grid in the world, and the names of their values beside them as .csv."""
+    _writeImage(_withArray(grid, array), path)
+    _writeNames(Path(path), names)
+
+
+def renumbered(array: np.ndarray, table: dict[int, int]) -> np.ndarray:
+    """Values by a table of old -> new that has all of them."""
     low, high = min(table), max(table)
     new = np.zeros(high - low + 1, np.int16 if max(map(abs, table.values())) < 1 << 15 else np.int32)
     new[np.array(list(table)) - low] = list(table.values())
@@ -169,7 +175,7 @@ def readVolume(path, name: str, node=None, labels: bool = False, colors: dict[in
     kind = "vtkMRMLLabelMapVolumeNode" if labels else "vtkMRMLScalarVolumeNode"
     read = getattr(slicer, kind)()
     _read(slicer.vtkMRMLVolumeArchetypeStorageNode(), read, path)
-    node = node or _newNode(kind, name)
+    node = node or newNode(kind, name)
     node.SetAndObserveTransformNodeID(None)
     node.CopyOrientation(read)
     node.SetAndObserveImageData(read.GetImageData())
@@ -192,7 +198,7 @@ def readTransform(path, name: str, node=None):
     parts = _parts(transform)
     isField = len(parts) == 1 and parts[0].IsA("vtkOrientedGridTransform")
     kind = "vtkMRMLLinearTransformNode" if read.IsLinear() else "vtkMRMLGridTransformNode" if isField else "vtkMRMLTransformNode"
-    node = node or _newNode(kind, name)
+    node = node or newNode(kind, name)
     node.SetAndObserveTransformNodeID(None)
     node.SetAndObserveTransformFromParent(transform)
     return node
@@ -208,7 +214,7 @@ def setLinear(transform) -> None:
 
 def readTable(rows: Sequence[Sequence], columns: Sequence[str], name: str, node=None):
     """A table node; a column of numbers (None is unknown) stays numbers."""
-    node = node or _newNode("vtkMRMLTableNode", name)
+    node = node or newNode("vtkMRMLTableNode", name)
     table = vtk.vtkTable()
     for title, values in zip(columns, zip(*rows, strict=True) if rows else [()] * len(columns), strict=True):
         isNumber = all(value is None or isinstance(value, (int, float)) for value in values)
@@ -234,7 +240,7 @@ def _chainUnder(parent, transformNode):
         return transformNode
     known = slicer.util.getNodesByClass(parent.GetClassName())
     copies = [other for other in known if other.GetNodeReference(COPY_OF) is parent and transformNode in chainOf(other)]
-    copy = copies[0] if copies else _newNode(parent.GetClassName(), f"{parent.GetName()} - {transformNode.GetName()}")
+    copy = copies[0] if copies else newNode(parent.GetClassName(), f"{parent.GetName()} - {transformNode.GetName()}")
     copy.CopyContent(parent)
     copy.SetNodeReferenceID(COPY_OF, parent.GetID())
     copy.SetAndObserveTransformNodeID(_chainUnder(parent.GetParentTransformNode(), transformNode).GetID())
@@ -252,8 +258,10 @@ def removeNode(node) -> None:
         slicer.mrmlScene.RemoveNode(display)
 
 
-def _newNode(kind: str, name: str):
-    return slicer.mrmlScene.AddNewNodeByClass(kind, slicer.mrmlScene.GenerateUniqueName(name))
+def newNode(kind: str, name: str):
+    """A node in the scene whose name no other has."""
+    unique = slicer.mrmlScene.GenerateUniqueName(name) if slicer.mrmlScene.GetFirstNodeByName(name) else name
+    return slicer.mrmlScene.AddNewNodeByClass(kind, unique)
 
 
 def _read(storage, node, path) -> None:
@@ -264,7 +272,7 @@ def _read(storage, node, path) -> None:
 
 def _colorTable(node, names: dict[int, str]):
     """A color table of the node: that of an earlier run, or a new one."""
-    table = node.GetNodeReference("ImagingAI.Colors") or _newNode("vtkMRMLColorTableNode", f"{node.GetName()} names")
+    table = node.GetNodeReference("ImagingAI.Colors") or newNode("vtkMRMLColorTableNode", f"{node.GetName()} names")
     node.SetNodeReferenceID("ImagingAI.Colors", table.GetID())
     table.SetTypeToUser()
     table.SetNumberOfColors(max(names) + 1)

@@ -1,8 +1,9 @@
 """The panel that all modules share: inputs, options made from the config, Apply and Cancel, progress, log, errors.
 
-The .ui file names its widgets after the task: `fixedLabelsSelector` chooses the input fixed_labels, `similarityOption`
-shows the option similarity; every option without a widget of its own gets a row in `advancedForm`. What the module does with a
-result is its own: `results` shows and clears it.
+The .ui file names its widgets after the task: `fixedLabelsSelector` chooses a node for the input fixed_labels, `modelFile` a file
+or folder for the input model, `similarityOption` shows the option similarity; every option without a widget of its own gets a row
+in `advancedForm`. What the module does with a result is its own: `results` shows and clears it. A module with several tasks has a
+.ui file and a panel for each, and gives their parameters a prefix.
 """
 
 from __future__ import annotations
@@ -41,18 +42,30 @@ class Results(Protocol):
 class TaskPanel(VTKObservationMixin):
     """Binds the widgets of a .ui file to the parameters of a task.
 
-    start(parameters, timer, onProgress, onDone) starts a run and returns it; it has state, error, folder, cancel(), abandon().
+    start(parameters, timer, onProgress, onDone) starts a run (`NodeRun`) and returns it; check(parameters) says what else is
+    missing before that; outputs: roles of nodes that are replaced.
     """
 
-    def __init__(self, ui, task: str, requirements: str, start: Callable, results: Results) -> None:
+    def __init__(
+        self,
+        ui,
+        task: str,
+        requirements: str,
+        start: Callable,
+        results: Results,
+        check: Callable[[Parameters], str] = lambda parameters: "",
+        outputs: tuple[str, ...] = (),
+        prefix: str = "",
+    ) -> None:
         VTKObservationMixin.__init__(self)
         self.ui, self.task, self.requirements, self.start, self.results = ui, task, requirements, start, results
+        self.check, self.outputs, self.prefix, self.verb = check, outputs, prefix, ui.applyButton.text
         self.parameters: Parameters | None = None
         self.run = None
         self.edited = ""  # the option that is being typed
         self.options = self.makeOptions()
         self.selectors = self.connectSelectors()
-        self.connectPlaces()
+        self.files = self.connectFiles()
         ui.applyButton.connect("clicked(bool)", self.onApply)
         ui.resetButton.connect("clicked(bool)", self.onReset)
         self.updateApply()
@@ -82,18 +95,22 @@ class TaskPanel(VTKObservationMixin):
 
     def connectSelectors(self) -> dict:
         """The node selectors by the name of the input or output."""
-        names = [item.name for item in TASKS[self.task].inputs] + ["output_volume", "output_transform"]
-        found = {name: getattr(self.ui, camelCase(name) + "Selector", None) for name in names}
-        found = {name: selector for name, selector in found.items() if selector is not None}
+        found = self.widgets("Selector", self.outputs)
         for name, selector in found.items():
             selector.connect("currentNodeChanged(vtkMRMLNode*)", partial(self.onNode, name))
         return found
 
-    def connectPlaces(self) -> None:
-        """Where to compute is a setting of the application, not of the scene."""
-        for widget, key in ((self.ui.pythonPath, install.PYTHON_KEY), (self.ui.wheelFolder, install.WHEELS_KEY)):
-            widget.currentPath = slicer.util.settingsValue(key, "")
-            widget.connect("currentPathChanged(QString)", partial(slicer.app.settings().setValue, key))
+    def connectFiles(self) -> dict:
+        """The path widgets by the name of the input; `outputFile` is the folder for the results."""
+        found = self.widgets("File", ("output",))
+        for name, widget in found.items():
+            widget.connect("currentPathChanged(QString)", partial(self.onFile, name))
+        return found
+
+    def widgets(self, kind: str, more: tuple[str, ...]) -> dict:
+        names = [item.name for item in TASKS[self.task].inputs] + list(more)
+        found = {name: getattr(self.ui, camelCase(name) + kind, None) for name in names}
+        return {name: widget for name, widget in found.items() if widget is not None}
 
     # --- parameters and widgets
 
@@ -101,7 +118,7 @@ class TaskPanel(VTKObservationMixin):
         """Show a parameter node and follow it; None while there is no scene to work on."""
         if self.parameters:
             self.removeObserver(self.parameters.node, vtk.vtkCommand.ModifiedEvent, self.onParameters)
-        self.parameters = Parameters(node, self.task) if node else None
+        self.parameters = Parameters(node, self.task, self.prefix) if node else None
         if node:
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.onParameters)
             self.onParameters()
@@ -114,7 +131,11 @@ class TaskPanel(VTKObservationMixin):
         for name, selector in self.selectors.items():
             if selector.currentNode() is not self.parameters.nodeOf(name):
                 selector.setCurrentNode(self.parameters.nodeOf(name))
-        fields.writeField(self.ui.presetOption, self.parameters.preset)
+        for name, widget in self.files.items():
+            if name != self.edited and widget.currentPath != self.parameters.file(name):
+                fields.writeField(widget, self.parameters.file(name))
+        if self.parameters.presets:
+            fields.writeField(self.ui.presetOption, self.parameters.preset)
         self.ui.resetButton.enabled = any(self.parameters.isChanged(name) for name in self.options)
         self.updateApply()
 
@@ -122,6 +143,12 @@ class TaskPanel(VTKObservationMixin):
         if self.parameters:
             self.edited = name  # nothing is rewritten under the cursor
             self.parameters.setText(name, fields.readField(self.options[name]))
+            self.edited = ""
+
+    def onFile(self, name: str, path: str) -> None:
+        if self.parameters:
+            self.edited = name
+            self.parameters.setFile(name, path)
             self.edited = ""
 
     def onPreset(self, name: str) -> None:
@@ -143,7 +170,7 @@ class TaskPanel(VTKObservationMixin):
         if self.run:
             return
         missing = self.missing()
-        button.text, button.enabled = _("Apply"), not missing
+        button.text, button.enabled = self.verb, not missing
         button.toolTip = missing or _("Start; the views stay usable meanwhile.")
 
     def missing(self) -> str:
@@ -151,10 +178,10 @@ class TaskPanel(VTKObservationMixin):
         if not self.parameters:
             return _("There is no scene.")
         for item in self.parameters.task.inputs:
-            if item.required and not self.parameters.nodeOf(item.name):
-                return _("Choose the {name} volume.").format(name=item.name)
-        nodes = [self.parameters.nodeOf(item.name) for item in self.parameters.task.inputs if item.required]
-        return _("Choose two different volumes.") if len({node.GetID() for node in nodes}) < len(nodes) else ""
+            if item.required and not (self.parameters.nodeOf(item.name) or self.parameters.file(item.name)):
+                text = _("Choose the {name} volume.") if item.name in self.selectors else _("Choose the {name}.")
+                return text.format(name=item.name.replace("_", " "))
+        return self.check(self.parameters)
 
     def onApply(self, _checked=False) -> None:
         if self.run:
@@ -173,7 +200,7 @@ class TaskPanel(VTKObservationMixin):
 
     def mayOverwrite(self) -> bool:
         """Ask before an output that holds something is replaced."""
-        outputs = [self.parameters.nodeOf(name) for name in ("output_volume", "output_transform")]
+        outputs = [self.parameters.nodeOf(name) for name in self.outputs]
         full = [node.GetName() for node in outputs if node and holdsSomething(node)]
         text = _("{names} will be replaced. Choose another output to keep it.").format(names=_(" and ").join(full))
         return not full or slicer.util.confirmOkCancelDisplay(text, windowTitle=_("Replace the output?"))
@@ -188,7 +215,7 @@ class TaskPanel(VTKObservationMixin):
             return
         self.results.suspend()
         self.ui.applyButton.text, self.ui.applyButton.enabled = _("Cancel"), True
-        self.ui.applyButton.toolTip = _("Stop; nothing is changed.")
+        self.ui.applyButton.toolTip = _("Stop this computation.")
         self.ui.progressBar.value = 0
         self.ui.progressBar.visible = self.ui.statusLabel.visible = True
         self.ui.statusLabel.text = _("Starting...")
@@ -213,7 +240,7 @@ class TaskPanel(VTKObservationMixin):
             self.fail(run.error)
         else:
             done = _("Done in {time}.").format(time=clock(time.monotonic() - self.began))
-            self.ui.statusLabel.text = done if run.state == "done" else _("Cancelled; nothing was changed.")
+            self.ui.statusLabel.text = done if run.state == "done" else run.textWhenStopped
 
     def fail(self, error: str) -> None:
         """One dialog: the first line says what to do, the rest is detail."""
@@ -238,6 +265,20 @@ class TaskPanel(VTKObservationMixin):
         """The module goes away."""
         self.stop()
         self.removeObservers()
+
+
+def connectPlaces(ui) -> None:
+    """Where to compute is a setting of the application, not of the scene."""
+    for widget, key in ((ui.pythonPath, install.PYTHON_KEY), (ui.wheelFolder, install.WHEELS_KEY)):
+        widget.currentPath = slicer.util.settingsValue(key, "")
+        widget.connect("currentPathChanged(QString)", partial(slicer.app.settings().setValue, key))
+
+
+def fitTab(tabs, index: int) -> None:
+    """Make tabs as high as the one that is shown."""
+    for number in range(tabs.count):
+        vertical = qt.QSizePolicy.Preferred if number == index else qt.QSizePolicy.Ignored
+        tabs.widget(number).setSizePolicy(qt.QSizePolicy.Preferred, vertical)
 
 
 def holdsSomething(node) -> bool:

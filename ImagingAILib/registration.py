@@ -11,11 +11,9 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from imagingai.job import Job
 from ImagingAILib import nodes as files
 from ImagingAILib.nodes import NodeError
-from ImagingAILib.process import JobProcess
-from ImagingAILib.run import TaskRun
+from ImagingAILib.run import NodeRun
 from ImagingAILib.world import chainOf, mapPoints, toWorld
 
 FIXED_OF = "ImagingAI.Fixed"  # node reference of a result transform: what it was registered to
@@ -24,21 +22,19 @@ MOVING_GROUP = ("moving", "moving_mask", "moving_labels", "moving_landmarks")
 PROBES = np.stack(np.meshgrid(*[(-100.0, 0.0, 100.0)] * 3), -1).reshape(-1, 3)  # mm, points that tell whether a node was moved
 
 
-class Registration:
+class Registration(NodeRun):
     """Write, run, read back, undo.
 
-    chosen: nodes by the names of the task's inputs (fixed, moving, fixed_labels ...); config: options that differ from the
-    defaults; outputVolume, outputTransform: nodes to fill, or None for new ones; folder: of the job, kept for replay.
-    After a run `state` is done, failed or cancelled, `error` the sentence for the user, and volume, transform, table and
-    result hold what came out.
+    chosen: nodes by the names of the task's inputs (fixed, moving, fixed_labels ...); outputVolume, outputTransform: nodes to
+    fill, or None for new ones. After a run volume, transform and table hold what came out.
     """
 
+    task = "register"
+
     def __init__(self, chosen: dict[str, Any], config: dict[str, Any], folder: Path, outputVolume=None, outputTransform=None) -> None:
-        self.chosen, self.config, self.folder = chosen, config, Path(folder)
+        super().__init__(config, folder)
+        self.chosen = chosen
         self.volume, self.transform, self.table = outputVolume, outputTransform, None
-        self.result: dict[str, Any] = {}
-        self.state, self.error = "new", ""
-        self.run: TaskRun | None = None
         self._parents: dict[str, tuple[str | None, str | None]] = {}
         self._made: set[str] = set()
         self._restore: list[Callable[[], None]] = []
@@ -52,22 +48,12 @@ class Registration:
         """All that was measured, as in result.json: dice, tre, sdlogj, folding_percent, inverse_consistency ..."""
         return self.result.get("metrics", {})
 
-    def start(
-        self,
-        python: list[str],
-        environment: dict[str, str],
-        timer=None,
-        onProgress: Callable[[dict], None] = lambda line: None,
-        onDone: Callable[[Registration], None] = lambda registration: None,
-    ) -> None:
-        """Check and write the inputs (raises `NodeError`), then start the child process."""
+    def writeInputs(self) -> dict[str, str]:
+        """Check and write the nodes. Raises `NodeError`."""
         self._check()
         inputs = writeInputs(self.chosen, self.folder, self.transform)
-        Job("register", inputs, self.config).write(self.folder)
         self._places = {name: placeOf(node) for name, node in self.chosen.items()}
-        self.state, self._onDone = "running", onDone
-        self.run = TaskRun(JobProcess(python, self.folder, environment), onProgress, self._finish, timer)
-        self.run.start()
+        return inputs
 
     def _check(self) -> None:
         for one, other in (("fixed_labels", "moving_labels"), ("fixed_landmarks", "moving_landmarks")):
@@ -90,19 +76,7 @@ class Registration:
             text = _("{name} can hold a linear transform or a single grid only. Choose a new output transform.")
             raise NodeError(text.format(name=self.transform.GetName()))
 
-    def _finish(self, result: dict[str, Any]) -> None:
-        self.result, self.error = result, result.get("error", "")
-        self.state = "failed"  # until all is read
-        try:
-            if result["state"] == "done":
-                self._read()
-            self.state = result["state"]
-        except NodeError as error:
-            self.error = str(error)
-        finally:  # after a bug, too, nobody waits for ever
-            self._onDone(self)
-
-    def _read(self) -> None:
+    def readResult(self) -> None:
         """Make the result nodes and put what belongs to the moving volume under the transform."""
         fixed, moving = self.chosen["fixed"], self.chosen["moving"]
         if gone := [name for name, node in self.chosen.items() if node.GetScene() is None]:
@@ -164,17 +138,6 @@ class Registration:
         for nodeID in self._made:
             files.removeNode(slicer.mrmlScene.GetNodeByID(nodeID))
         self._parents, self._restore, self.state = {}, [], "undone"
-
-    def cancel(self) -> None:
-        """Stop; the end is reported as for any other run."""
-        if self.run:
-            self.run.cancel()
-
-    def abandon(self) -> None:
-        """Stop at once without a report: the scene closes."""
-        if self.run and self.run.running:
-            self.run.abandon()
-            self.state = "cancelled"
 
 
 def writeInputs(chosen: dict[str, Any], folder: Path, output=None) -> dict[str, str]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from slicer.i18n import tr as _
+
+from imagingai.job import Job
 from ImagingAILib.process import JobProcess
+from ImagingAILib.world import NodeError
 
 INTERVAL = 200  # ms between two looks at the child
 
@@ -66,3 +71,68 @@ class TaskRun:
     def _forget(self) -> None:
         """Let go of what listens: the connection of the timer keeps this object, which must not keep the nodes."""
         self.onProgress = self.onDone = lambda _: None
+
+
+class NodeRun:
+    """A job of nodes of the scene; what is written and read is up to each task: `task`, `writeInputs()`, `readResult()`.
+
+    config: options that differ from the defaults; folder: of the job, kept for replay. After a run `state` is done, failed or
+    cancelled, `error` the sentence for the user, and `result` what result.json holds.
+    """
+
+    task = ""
+
+    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        self.config, self.folder = config, Path(folder)
+        self.result: dict[str, Any] = {}
+        self.state, self.error = "new", ""
+        self.run: TaskRun | None = None
+
+    def writeInputs(self) -> dict[str, str]:
+        """Check the nodes and write them; returns the inputs of the job. Raises `NodeError`."""
+        raise NotImplementedError
+
+    def readResult(self) -> None:
+        """Make nodes of the results. Raises `NodeError`."""
+
+    @property
+    def textWhenStopped(self) -> str:
+        """What a cancelled run leaves."""
+        return _("Cancelled; nothing was changed.")
+
+    def start(
+        self,
+        python: list[str],
+        environment: dict[str, str],
+        timer=None,
+        onProgress: Callable[[dict], None] = lambda line: None,
+        onDone: Callable[[NodeRun], None] = lambda run: None,
+    ) -> None:
+        """Check and write the inputs (raises `NodeError`), then start the child process."""
+        Job(self.task, self.writeInputs(), self.config).write(self.folder)
+        self.state, self._onDone = "running", onDone
+        self.run = TaskRun(JobProcess(python, self.folder, environment), onProgress, self._finish, timer)
+        self.run.start()
+
+    def _finish(self, result: dict[str, Any]) -> None:
+        self.result, self.error = result, result.get("error", "")
+        self.state = "failed"  # until all is read
+        try:
+            if result["state"] == "done":
+                self.readResult()
+            self.state = result["state"]
+        except NodeError as error:
+            self.error = str(error)
+        finally:  # after a bug, too, nobody waits for ever
+            self._onDone(self)
+
+    def cancel(self) -> None:
+        """Stop; the end is reported as for any other run."""
+        if self.run:
+            self.run.cancel()
+
+    def abandon(self) -> None:
+        """Stop at once without a report: the scene closes."""
+        if self.run and self.run.running:
+            self.run.abandon()
+            self.state = "cancelled"

@@ -14,7 +14,7 @@ import pytest
 import imagingai
 
 ROOT = Path(__file__).parents[2]
-REQUIREMENTS = ROOT / "DeepSimRegistration/Resources/requirements.txt"
+REQUIREMENTS = ROOT / "DeepSimRegistration/Resources/DeepSimRegistrationRequirements.txt"
 
 
 class FakeSlicer:
