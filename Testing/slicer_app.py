@@ -29,6 +29,7 @@ LOGICS = {  # Slicer finds some of them by exactly these names
     "Tables": "vtkSlicerTablesLogic",
     "Texts": "vtkSlicerTextsLogic",
     "Plots": "vtkSlicerPlotsLogic",
+    "Sequences": "vtkSlicerSequencesLogic",
     "VolumeRendering": "vtkSlicerVolumeRenderingLogic",
 }
 FILE_TYPES = {  # all else is a volume

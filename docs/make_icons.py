@@ -59,6 +59,18 @@ def registration() -> Figure:
     return figure
 
 
+def uncertainty() -> Figure:
+    """A shape whose samples agree inside and part at the border."""
+    figure, axes = canvas(128)
+    angle = np.linspace(0, 2 * np.pi, 300)
+    for shift, reach in ((0.0, 0.16), (2.1, 0.13), (4.2, 0.16)):
+        radius = 0.72 + reach * np.sin(2 * angle + shift)
+        axes.fill(radius * np.cos(angle), radius * np.sin(angle), facecolor=AMBER, alpha=0.35, linewidth=0)
+        axes.plot(radius * np.cos(angle), radius * np.sin(angle), color=AMBER, linewidth=4)
+    axes.add_patch(Circle((0, 0), 0.46, facecolor=TEAL, linewidth=0))
+    return figure
+
+
 def pair() -> Figure:
     """The brains of the sample data: half of the fixed one beside half of the moving one."""
     fixed, moving = (imread(ROOT / f"Testing/Data/slice_{name}.png") for name in ("fixed", "moving"))
@@ -73,11 +85,10 @@ def pair() -> Figure:
 
 
 if __name__ == "__main__":
-    icons = ROOT / "DeepSimRegistration/Resources/Icons"
-    icons.mkdir(parents=True, exist_ok=True)
     for draw, path in (
         (extension, ROOT / "ImagingAI.png"),
-        (registration, icons / "DeepSimRegistration.png"),
+        (registration, ROOT / "DeepSimRegistration/Resources/Icons/DeepSimRegistration.png"),
+        (uncertainty, ROOT / "UncertaintySeg/Resources/Icons/UncertaintySeg.png"),
         (pair, ROOT / "ImagingAILib/Resources/BrainPair.png"),
     ):
         draw().savefig(path, metadata={"Software": None})

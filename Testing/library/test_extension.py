@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ["imagingai", "ImagingAILib", "DeepSimRegistration"]
-MODULES = ["DeepSimRegistration"]
+FOLDERS = ["imagingai", "ImagingAILib", "DeepSimRegistration", "UncertaintySeg"]
+MODULES = ["DeepSimRegistration", "UncertaintySeg"]
 REPOSITORY = "https://github.com/ImagingAI/SlicerImagingAI"
 RAW = "https://raw.githubusercontent.com/ImagingAI/SlicerImagingAI/main/"
 BUNDLED = {"slicer", "vtk", "qt", "ctk", "numpy", "SimpleITK"}  # with Slicer 5.10 and newer
-NOT_BUNDLED = ["torch", "monai", "matplotlib", "safetensors", "nibabel", "scipy"]
+NOT_BUNDLED = ["torch", "monai", "matplotlib", "safetensors", "nibabel", "scipy", "highdicom", "pydicom"]
 
 
 def commands(folder: Path) -> list[tuple[str, list[str]]]:
@@ -133,7 +133,7 @@ def moduleFile(folder: Path, name: str) -> Path | None:
 def test_a_module_has_its_icon_panel_and_requirements(scriptedModules, module):
     assert picture(scriptedModules / f"Resources/Icons/{module}.png") == (128, 128)
     assert (scriptedModules / f"Resources/UI/{module}.ui").exists()
-    assert (scriptedModules / "Resources/requirements.txt").exists()
+    assert (scriptedModules / f"Resources/{module}Requirements.txt").exists()  # of its own: all modules share one folder
 
 
 # --- what runs when a module is loaded
@@ -174,10 +174,11 @@ def test_torch_is_never_asked_from_pip_by_name():
 
 
 def test_the_requirements_cover_what_the_library_imports():
-    lines = (ROOT / "DeepSimRegistration/Resources/requirements.txt").read_text(encoding="utf-8").splitlines()
+    files = [ROOT / module / f"Resources/{module}Requirements.txt" for module in MODULES]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     required = {line.partition(">=")[0] for line in lines if line and not line.startswith("#")}
     needed = {name.split(".")[0] for file in (ROOT / "imagingai").rglob("*.py") for name in imports(file, everywhere=True)}
-    needed -= set(sys.stdlib_module_names) | {"numpy", "SimpleITK", "imagingai", "PIL"}  # matplotlib brings PIL
+    needed -= set(sys.stdlib_module_names) | {"numpy", "SimpleITK", "imagingai", "PIL", "pydicom"}  # matplotlib brings PIL
     assert needed == required
 
 

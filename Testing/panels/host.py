@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import ctk_widgets  # noqa: F401  (registers its widgets)
+import plot_view  # noqa: F401
 import pytest
 import slicer
 import slicer_app
@@ -180,7 +181,8 @@ class Host:
     def screenshot(self, widget, name: str) -> Path:
         """A picture of a widget, or of a module's panel."""
         path, native = self.screenshots / f"{name}.png", (widget if isinstance(widget, Proxy) else widget.parent)._native
-        if native.isWindow():
+        for _nested in range(6 if native.isWindow() else 0):  # layouts in layouts
+            QtWidgets.QApplication.processEvents()
             native.resize(native.width(), native.sizeHint().height())
         QtWidgets.QApplication.processEvents()
         assert native.grab().save(str(path))
