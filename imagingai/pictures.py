@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LETTER_COLOR, BACK = "#ffd84d", "#000000"
 STRUCTURE_COLORS = (  # bright on gray images, neighbors far apart also for the color-blind, dark enough for paper
-    *("#ff5a4f", "#29b6f6", "#f5b700", "#4cd137", "#b388ff", "#ff8f1f", "#00c9a7", "#ff6ec7", "#a6b91a", "#5b7cff"),
+    *("#f23d3d", "#29b6f6", "#f7d716", "#4cd137", "#b388ff", "#ff8a1c", "#00c9a7", "#ff6ec7", "#a6b91a", "#5b7cff"),
     *("#c98b5a", "#8ee3ff", "#ffb3a7", "#007f5f", "#d1d5db", "#c2185b", "#d9f24b", "#7e57c2", "#a1887f", "#00838f"),
 )
 NAMES = ("sagittal", "coronal", "axial")  # by the axis they are cut across: right, anterior, superior

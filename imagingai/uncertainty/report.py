@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 WORDS = {"ged": "energy distance to the readers", "diversity": "diversity of the samples"}
 PRINT = Html(
     "<style>@page{size:A4;margin:10mm}@media print{body{font-size:9pt;line-height:1.3}h1{font-size:14pt}h2{font-size:11pt;margin:8px 0 4px}"
-    "p{max-width:none}table{font-size:8.5pt}th,td{padding:1px 6px}td:not(.n):last-child{min-width:0}thead .n{white-space:normal}"
-    ".key{height:.6em}.facts{margin:6px 0;gap:4px}.facts li{padding:1px 8px}.facts b{font-size:9pt}.facts span{font-size:7.5pt}"
+    "p{max-width:none}table{font-size:8.5pt}th,td{padding:1px 6px}td:not(.n):last-child{min-width:0}"
+    ".key{height:.6em}.facts{margin:6px 0!important;gap:4px}.facts li{padding:1px 8px}.facts b{font-size:9pt}.facts span{font-size:7.5pt}"
     "figure{margin:0 0 6px}figure img{border-radius:0}figcaption{font-size:8pt;padding:2px 0 0}"
-    "details,h2:has(+details){display:none}}svg{vertical-align:middle}</style>"
+    "details,h2:has(+details){display:none}}svg{vertical-align:middle}thead .n{white-space:normal}.facts{margin-bottom:10px}</style>"
 )
 
 # --- one case
