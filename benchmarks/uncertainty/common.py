@@ -15,6 +15,7 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
 import numpy as np
 
 NAMES = {"unet": "U-Net", "ensemble": "Ensemble", "dropout": "MC-dropout", "probabilistic": "Probabilistic U-Net"}
+SMALL = {"network": "light", "precision": "bfloat16", "threads": 1, "patience": 0}  # trainings of an hour on one core
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 

@@ -31,23 +31,31 @@ def compute(work: Path, name: str, model: str) -> dict[str, Any]:
     return evaluate([predict(network, item) for item in read(work / "data" / f"{name}.npz", "test")])
 
 
-def row(model: str, found: dict[str, Any]) -> dict[str, Any]:
-    """One line of the table."""
+def errors(model: str, found: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table to figure 4."""
     error, outcome = found["error_correlation"], {key: group["quantiles"] for key, group in found["by_outcome"].items()}
     cells = {"model": NAMES[model], "Dice": float(np.mean(found["dice"]))}
     cells |= {f"entropy {key}": f"{values[2]:.2f}" if values else "-" for key, values in outcome.items()}
-    cells |= {
-        "r error": error["r"],
-        "p": error["p"],
-        "images r > 0": f"{error['positive']}/{error['images']}",
-        "p images": error["p_images"],
+    cells |= {"r with error": error["r"], "p": small(error["p"])}
+    cells |= {"images with r > 0": f"{error['positive']} of {error['images']}", "p of images": small(error["p_images"])}
+    return cells | {"r of images' entropy and 1 - Dice": found["case_correlation"]["r"], "ECE": found["ece"]}
+
+
+def readers(model: str, found: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table to figures 5 and 6."""
+    groups = {key: group["quantiles"] for key, group in found["by_agreement"]["groups"].items()}
+    cells = {"model": NAMES[model]} | {f"entropy, readers {key}": f"{values[2]:.2f}" if values else "-" for key, values in groups.items()}
+    cells |= {"r with readers' entropy": found["by_agreement"]["r"], "p": small(found["by_agreement"]["p"])}
+    cells |= {f"GED {n}": float(np.mean(found["ged_curve"][str(n)])) for n in (1, 4, 16)}
+    return cells | {
+        "GED, exact": float(np.mean(found["ged"])),
+        "diversity": f"{found['diversity']:.3f} (readers {found['reader_diversity']:.3f})",
     }
-    cells |= {"r case": found["case_correlation"]["r"], "ECE": found["ece"], "diversity": found["diversity"]}
-    if "ged" in found:
-        cells |= {f"entropy {key}": group["quantiles"][2] for key, group in found["by_agreement"]["groups"].items()}
-        cells |= {"r readers": found["by_agreement"]["r"], "GED": float(np.mean(found["ged"]))}
-        cells["GED 16"] = float(np.mean(found["ged_curve"]["16"]))
-    return cells
+
+
+def small(p: float) -> str:
+    """A p-value; zero is what a float cannot hold."""
+    return f"{p:.1e}" if p > 0 else "< 1e-300"
 
 
 def ranking(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -66,20 +74,20 @@ def ranking(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             rows.append(
                 {"images": f"{name} ({len(a)})", "smaller?": NAMES[better], "than": NAMES[worse], "GED": a.mean(), "GED of that": b.mean()}
             )
-            rows[-1] |= {"p": float(test.pvalue)}
+            rows[-1] |= {"p": small(float(test.pvalue))}
     return rows
 
 
 def draw(results: dict[str, dict[str, Any]], file: Path) -> None:
     """Entropy by outcome, by agreement of the readers, and the distance of distributions by the number of samples."""
     several = all("ged" in found for found in results.values())
-    made, axes = figure(3 if several else 1, 4.2, 3.4)
-    panels = [(axes[0], "by_outcome", "entropy by outcome")] + [(axes[1], "by_agreement", "entropy by agreement of readers")] * several
-    for axis, key, title in panels:
+    made, axes = figure(3 if several else 1, 4.2, 3.6)
+    panels = [("by_outcome", "entropy by outcome"), ("by_agreement", "entropy by agreement of readers")]
+    for axis, (key, title) in zip(axes, panels, strict=False):
         for k, (model, found) in enumerate(results.items()):
             groups = found[key].get("groups", found[key])
             boxes(axis, groups, np.arange(len(groups)) + 0.2 * (k - 1.5), widths=0.16, boxprops={"facecolor": COLORS[model]})
-        axis.set(title=title, ylabel="entropy (bits)", ylim=(-0.03, 1.6 if groups and key == "by_outcome" and not several else 1.03))
+        axis.set(title=title, ylabel="entropy (bits)")
         axis.set_xticks(np.arange(len(groups)), list(groups))
     if several:
         for model, found in results.items():
@@ -89,13 +97,16 @@ def draw(results: dict[str, dict[str, Any]], file: Path) -> None:
         axes[2].set_xticks(COUNTS, [str(n) for n in COUNTS], minor=False)
     for model in results:
         axes[0].plot([], [], "s", color=COLORS[model], label=NAMES[model])
-    axes[0].legend(fontsize=7, loc="upper right")
+    made.legend(loc="outside lower center", ncols=4, fontsize=8)
     made.savefig(file, dpi=150)
 
 
 def report(name: str, results: dict[str, dict[str, Any]], folder: Path) -> None:
     """Tables and figure of a data set."""
-    write_table(folder / f"{name}.md", f"Models on {name}", [row(model, found) for model, found in results.items()])
+    count = len(next(iter(results.values()))["dice"])
+    write_table(folder / f"{name}.md", f"Entropy and error on {name}, {count} test images", [errors(*item) for item in results.items()])
+    if all("ged" in found for found in results.values()):
+        write_table(folder / f"{name}_readers.md", f"Models and readers on {name}", [readers(*item) for item in results.items()])
     if set(results) == set(NAMES) and "ged" in results["unet"]:
         write_table(folder / f"{name}_ranking.md", f"Order of the distances on {name}", ranking(results))
     draw(results, folder / f"{name}.png")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import common  # noqa: F401  (one thread, before torch)
 import numpy as np
 import torch
+from common import SMALL  # sets one thread before torch starts
 from pixels import Prediction
 from prepare import Item, read
 
@@ -20,7 +20,6 @@ from imagingai.uncertainty.model import ModelDescription, SegmentationModel, loa
 from imagingai.uncertainty.segment import segment
 from imagingai.uncertainty.train import describe, train_model, views_of
 
-SMALL = {"network": "light", "precision": "bfloat16", "threads": 1, "patience": 0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "lidc": {"patch": (64,), "batch": 8, "steps": 1200, "every": 100, "intensity": "ct", "names": ("nodule",)},
     "hippocampus": {"patch": (32, 48, 32), "batch": 2, "steps": 700, "every": 100, "names": ("anterior", "posterior")},

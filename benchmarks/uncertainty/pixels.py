@@ -113,6 +113,8 @@ def error_correlation(predictions: list[Prediction]) -> dict[str, float]:
 def case_correlation(predictions: list[Prediction]) -> dict[str, float]:
     """Spearman's correlation of mean entropy in what any sample calls a structure with 1 - Dice, over images: for a queue."""
     doubt = [entropy(p.probability)[where].mean() if (where := (p.samples > 0).any(0)).any() else 0.0 for p in predictions]
+    if not np.ptp(doubt):  # nothing was segmented
+        return {"r": 0.0, "p": 1.0}
     r, probability = spearmanr(doubt, [1 - dice(p) for p in predictions])
     return {"r": float(r), "p": float(probability)}
 
@@ -137,7 +139,7 @@ def by_agreement(predictions: list[Prediction]) -> dict[str, Any]:
         most = readers.max() if len(p.labels) % 2 else 1.0
         masks = {"agree": readers == 0, "partly": (readers > 0) & (readers < most - 1e-6), "split": readers >= most - 1e-6}
         for name, mask in masks.items():
-            found[name].append(model[mask & (readers > 0) if name != "agree" else mask])
+            found[name].append(model[mask])
         x, y, subject = [*x, model.ravel()], [*y, readers.ravel()], [*subject, np.full(model.size, number)]
     r, _, probability = repeated_measures_correlation(*(np.concatenate(values) for values in (x, y, subject)))
     return {"groups": {name: quantiles(np.concatenate(values)) for name, values in found.items()}, "r": r, "p": probability}
