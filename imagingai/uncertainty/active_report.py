@@ -84,7 +84,7 @@ def _rounds(curves: Curves) -> tuple[list[str], list[list[str]]]:
     rows = []
     for found in zip(*curves.values(), strict=True):
         scores = [row["score"] for row in found]
-        gain = [_show(scores[0] - scores[1], "+.3f") if None not in scores else MISSING] * both
+        gain = [_show(None if None in scores else scores[0] - scores[1], "+.3f")] if both else []
         figures = [*(_show(score, ".3f") for score in scores), *gain, *(_show(row["nll"], ".4f") for row in found)]
         rows.append([str(found[0]["round"]), str(found[0]["labeled"]), *figures])
     return columns, rows
