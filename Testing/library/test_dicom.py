@@ -12,7 +12,7 @@ from grids import placed, turned
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from imagingai.errors import InputError
-from imagingai.uncertainty.dicom import write_parametric_map, write_segmentation
+from imagingai.uncertainty.dicom import check_source, write_parametric_map, write_segmentation
 from imagingai.volume import LPS, Volume, load
 
 CLASSES = ("background", "Left ventricle", "Tumor")
@@ -180,6 +180,8 @@ def test_of_several_series_the_one_that_the_library_reads_is_taken(tmp_path):
 
 
 def fails(folder, text: str, image: Volume = GRID) -> None:
+    with pytest.raises(InputError, match=text):
+        check_source(folder / "series", image)
     with pytest.raises(InputError, match=text):
         write_segmentation(folder / "s.dcm", image.as_type(np.uint8), CLASSES, folder / "series")
     assert not (folder / "s.dcm").exists()

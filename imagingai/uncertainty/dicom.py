@@ -60,6 +60,12 @@ def write_segmentation(path: Path, segmentation: Volume, classes: Sequence[str],
     _save(result, path)
 
 
+def check_source(source: Path | None, image: Volume) -> None:
+    """Raise the errors of `write_segmentation` before the work: if results for this image could not be written."""
+    _highdicom()
+    _series(source, image)
+
+
 def write_parametric_map(path: Path, values: Volume, name: str, unit: str, source: Path | None) -> None:
     """Write a map as DICOM parametric map (float32) on the grid of the series in the folder `source`, linearly interpolated.
 
