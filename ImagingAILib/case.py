@@ -145,10 +145,8 @@ class Case:
         self.samples.SetIndexName("sample")
         self.samples.SetIndexUnit("")
         for number, path in enumerate(self.sampleFiles(), 1):
-            node, storage = slicer.vtkMRMLLabelMapVolumeNode(), slicer.vtkMRMLVolumeArchetypeStorageNode()
-            storage.SetFileName(str(path))
-            if not storage.ReadData(node):
-                raise NodeError(_("Cannot read {path}. The folder of the result may have been removed.").format(path=path))
+            node = slicer.vtkMRMLLabelMapVolumeNode()
+            files.readImage(node, path)
             self.samples.SetDataNodeAtValue(node, str(number))
         self.browser = files.newNode("vtkMRMLSequenceBrowserNode", _("{name} browser").format(name=self.name))
         self.browser.SetAndObserveMasterSequenceNodeID(self.samples.GetID())

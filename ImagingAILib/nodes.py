@@ -174,7 +174,7 @@ def readVolume(path, name: str, node=None, labels: bool = False, colors: dict[in
     """A volume node in the world, a label map if `labels`; `colors` names its values."""
     kind = "vtkMRMLLabelMapVolumeNode" if labels else "vtkMRMLScalarVolumeNode"
     read = getattr(slicer, kind)()
-    _read(slicer.vtkMRMLVolumeArchetypeStorageNode(), read, path)
+    readImage(read, path)
     node = node or newNode(kind, name)
     node.SetAndObserveTransformNodeID(None)
     node.CopyOrientation(read)
@@ -184,6 +184,13 @@ def readVolume(path, name: str, node=None, labels: bool = False, colors: dict[in
     if colors:
         node.GetDisplayNode().SetAndObserveColorNodeID(_colorTable(node, colors).GetID())
     return node
+
+
+def readImage(node, path) -> None:
+    """Read a file into a volume node, which may be in no scene. Raises `NodeError`."""
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetSingleFile(1)  # else slices with names in a row, sample_01 sample_02, become one volume
+    _read(storage, node, path)
 
 
 def readTransform(path, name: str, node=None):

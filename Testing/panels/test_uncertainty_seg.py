@@ -36,7 +36,7 @@ def panel(host, openModule, image, monkeypatch):
     widget = openModule("UncertaintySeg")
     from ImagingAILib import install
 
-    monkeypatch.setattr(install, "python", lambda: [sys.executable, str(HERE / "fake_jobs.py")])
+    monkeypatch.setattr(install, "python", lambda: [sys.executable, str(HERE.parent / "fake_jobs.py")])
     host.choose(widget.segment.ui.imageSelector, "MR")
     return widget
 
