@@ -332,4 +332,4 @@ def test_without_a_quality_file_the_model_judges_what_it_knows():
     unsure = judge(None, {"Ear": case.features["Ear"] | {"samples_dice": 0.4}}, case.image)
     assert unsure["light"] == "look" and "agree with a mean Dice of only 0.40" in unsure["reasons"][0]
     empty = judge(None, {"Ear": {"volume_ml": 0.0, "probability": 0.0}}, case.image)
-    assert empty["light"] == "bad" and empty["reasons"] == ["Nothing was found: Ear are not in the segmentation."]
+    assert empty["light"] == "bad" and empty["reasons"] == ["The segmentation is empty: it has no Ear."]

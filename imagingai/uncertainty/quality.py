@@ -197,7 +197,7 @@ def _samples(features: Mapping[str, Numbers]) -> Iterator[Finding]:
             text = f"The samples of {name} agree with a mean Dice of only {numbers['samples_dice']:.2f}; below {AGREE} is unusual."
             yield Finding("look", text, "samples")
     if features and not any(numbers["volume_ml"] for numbers in features.values()):
-        yield Finding("bad", f"Nothing was found: {', '.join(features)} are not in the segmentation.", "missing")
+        yield Finding("bad", f"The segmentation is empty: it has no {' and no '.join(features)}.", "missing")
 
 
 def _as_usual(quality: Quality, predicted: Mapping[str, Mapping[str, float]]) -> str:
