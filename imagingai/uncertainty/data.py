@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from imagingai.volume import Volume, check_image, load, same_grid
 log = logging.getLogger(__name__)
 
 CENTERED = 0.67  # share of the views whose center is in a structure
+KEPT = 5000  # voxels of a structure that may be centers
 AIR = -500  # below it an image has Hounsfield units
 
 
@@ -33,6 +35,13 @@ class Case:
     image: np.ndarray
     labels: np.ndarray
     readers: tuple[str, ...]
+
+    @cached_property
+    def voxels(self) -> list[np.ndarray]:
+        """Some voxels (N, 3) of every structure that any reader has drawn."""
+        counts = np.bincount(self.labels.ravel())
+        places = [np.argwhere((self.labels == k).any(0)) for k in range(1, len(counts)) if counts[k]]
+        return [place[:: len(place) // KEPT + 1] for place in places]
 
 
 @dataclass(frozen=True)
@@ -145,8 +154,8 @@ class Views:
     def __call__(self, seed: int) -> tuple[Tensor, Tensor]:
         random = torch.Generator().manual_seed(seed)
         case = self.cases[int(torch.randint(len(self.cases), (), generator=random))]
-        image, labels = torch.from_numpy(np.asarray(case.image)), torch.from_numpy(self._labels(case, random))
-        center = self._center(labels, random)
+        image, labels = torch.from_numpy(case.image), torch.from_numpy(self._labels(case, random))
+        center = self._center(case, random)
         if self.description.dimension == 2:
             image, labels, center = image[..., int(center[2])], labels[..., int(center[2])], center[:2]
         shape = self.description.patch[: self.description.dimension]
@@ -160,16 +169,17 @@ class Views:
 
     def _labels(self, case: Case, random: Random) -> np.ndarray:
         if self.reader in case.readers:
-            return np.asarray(case.labels[case.readers.index(self.reader)])
-        return np.asarray(case.labels[int(torch.randint(len(case.labels), (), generator=random))])
+            return case.labels[case.readers.index(self.reader)]
+        return case.labels[int(torch.randint(len(case.labels), (), generator=random))]
 
-    def _center(self, labels: Tensor, random: Random) -> Tensor:
-        """A voxel of a structure, or any; the view then lies inside the image as far as it can."""
-        size = torch.tensor(labels.shape, dtype=torch.float32)
+    def _center(self, case: Case, random: Random) -> Tensor:
+        """A voxel of a structure, each as often as the others, or any voxel; the view lies inside the image as far as it can."""
+        size = torch.tensor(case.labels.shape[1:], dtype=torch.float32)
         patch = torch.tensor([*self.description.patch[: self.description.dimension], 1][:3], dtype=torch.float32)
         center = torch.rand(3, generator=random) * (size - 1)
-        if uniform(0, 1, random) < CENTERED and len(inside := labels.nonzero()):
-            center = inside[int(torch.randint(len(inside), (), generator=random))].float()
+        if uniform(0, 1, random) < CENTERED and case.voxels:
+            place = case.voxels[int(torch.randint(len(case.voxels), (), generator=random))]
+            center = torch.from_numpy(place[int(torch.randint(len(place), (), generator=random))]).float()
         low, high = torch.minimum(patch / 2, size / 2) - 0.5, torch.maximum(size - patch / 2, size / 2) - 0.5
         return torch.minimum(torch.maximum(center, low), high)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imagingai.datasets import CaseFiles, list_images, stem
+from imagingai.datasets import CaseFiles, list_images, read_label_names, stem
 from imagingai.uncertainty import measures
 from imagingai.uncertainty.data import class_index, load_labels
 from imagingai.uncertainty.domain import domain_distance, domain_features
@@ -48,21 +48,35 @@ def read_readers(labels: Path, segmentation: Segmentation) -> tuple[tuple[str, .
     """Names of the readers and their labels (R, X, Y, Z) as class indices, from a file or from a folder with one per reader."""
     files = {stem(file): file for file in ([labels] if labels.is_file() else list_images(labels))}
     found = load_labels(CaseFiles("image", (Path("the image"),), files), segmentation.image)
-    maps = [class_index(volume.data[0], segmentation.values, files[reader]) for reader, volume in found.items()]
+    maps = [_classes_of(volume.data[0], files[reader], segmentation) for reader, volume in found.items()]
     return tuple(found), np.stack(maps)
 
 
+def _classes_of(labels: np.ndarray, file: Path, segmentation: Segmentation) -> np.ndarray:
+    """Class indices of labels: by the names beside the file if the model knows them all, otherwise by their values."""
+    known = {name.lower(): k for k, name in enumerate(segmentation.classes)}
+    names = {value: known.get(name.lower()) for value, name in read_label_names(file).items() if value}
+    if not names or None in names.values():
+        return class_index(labels, segmentation.values, file)
+    values = (0, *names)
+    return np.array([0, *names.values()], np.uint8)[class_index(labels, values, file)]
+
+
 def compare(segmentation: Segmentation, readers: tuple[str, ...], labels: np.ndarray) -> dict[str, Any]:
-    """Dice with every reader, energy distance to all of them (eq. 3), and how diverse samples and readers are."""
+    """Dice with the readers (mean, and each), energy distance to all of them (eq. 3), and how diverse samples and readers are."""
     count = len(segmentation.classes)
-    pairs = measures.pairwise_dice(segmentation.segmentation[None], labels, count)[:, 0]
-    dice = {
-        reader: {name: None if np.isnan(d) else float(d) for name, d in zip(segmentation.classes[1:], pairs[:, r], strict=True)}
-        for r, reader in enumerate(readers)
-    }
-    found: dict[str, Any] = {"dice": dice, "dice_mean": float(np.nanmean(pairs)) if np.isfinite(pairs).any() else None}
+    pairs = measures.pairwise_dice(segmentation.segmentation[None], labels, count)[:, 0]  # (K - 1, R)
+    names = segmentation.classes[1:]
+    found: dict[str, Any] = {"dice_by_reader": {reader: _named(names, pairs[:, r]) for r, reader in enumerate(readers)}}
+    means = [np.nan if np.isnan(row).all() else np.nanmean(row) for row in pairs]
+    found |= {"dice": _named(names, means), "dice_mean": None if np.isnan(means).all() else float(np.nanmean(means))}
     return found | {
         "ged": measures.ged(labels, segmentation.samples, count),
         "diversity": measures.diversity(segmentation.samples, count),
         "reader_diversity": measures.diversity(labels, count),
     }
+
+
+def _named(names: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:
+    """structure -> Dice; None where neither side has the structure."""
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from imagingai.datasets import find_cases
 from imagingai.device import use_threads
 from imagingai.errors import InputError
@@ -15,9 +17,11 @@ from imagingai.job import Report, part
 from imagingai.uncertainty import evaluate
 from imagingai.uncertainty.config import SegmentConfig
 from imagingai.uncertainty.data import load_channels, load_labels
+from imagingai.uncertainty.dicom import check_source, write_parametric_map, write_segmentation
 from imagingai.uncertainty.model import load_model
 from imagingai.uncertainty.quality import judge, load_quality, widen_volumes
 from imagingai.uncertainty.rca import reverse_classification_accuracy
+from imagingai.uncertainty.report import case_page
 from imagingai.uncertainty.segment import Segmentation, segment
 from imagingai.volume import load, save
 
@@ -32,9 +36,19 @@ def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, 
     model = load_model(inputs.get("model"))
     quality = load_quality(inputs["quality"], model.identity) if "quality" in inputs else None
     channels = [load(inputs[name]) for name in CHANNELS if name in inputs]
+    if config.dicom:
+        check_source(series_of(inputs), channels[0])  # now, not after minutes of computing
     end = 0.6 if "atlas_images" in inputs else 0.85
     found = segment(channels, model, config, report=part(report, 0.02, end))
-    values = measure(found, config) | evaluate.examine(found, channels, model)
+    band, bands = evaluate.border_bands(found)
+    values = {
+        "classes": found.classes,
+        "values": found.values,
+        "samples": len(found.samples),
+        "volumes": evaluate.structure_volumes(found, config.interval),
+        "border_band": bands,
+        **evaluate.examine(found, channels, model),
+    }
     if quality:
         values["volumes"] = widen_volumes(quality, values["volumes"])
     values["quality"] = judge(quality, values["uncertainty"], values["image"])
@@ -43,20 +57,14 @@ def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, 
     if "labels" in inputs:
         values["measured"] = evaluate.compare(found, *evaluate.read_readers(inputs["labels"], found))
     report(0.9, "Writing")
-    write(found, values, inputs, config, folder)
+    write(found, band, values, config, folder)
+    if config.dicom:
+        write_dicom(found, inputs, folder)
+    if "report" in config.outputs:
+        settings = {name: path.name for name, path in inputs.items()} | vars(config)
+        (folder / "report.html").write_text(case_page(found, values, settings, band), encoding="utf-8")
     report(1.0, "Done")
     return {"model": model.identity, **values}
-
-
-def measure(found: Segmentation, config: SegmentConfig) -> dict[str, Any]:
-    """Volumes with intervals and border bands."""
-    return {
-        "classes": found.classes,
-        "values": found.values,
-        "samples": len(found.samples),
-        "volumes": evaluate.structure_volumes(found, config.interval),
-        "border_band": evaluate.border_bands(found)[1],
-    }
 
 
 def predict_by_atlases(found: Segmentation, inputs: dict[str, Path], report: Report) -> dict[str, float | None]:
@@ -74,8 +82,8 @@ def predict_by_atlases(found: Segmentation, inputs: dict[str, Path], report: Rep
     return reverse_classification_accuracy(found.image, found.labels, atlases, structures, report=report)
 
 
-def write(found: Segmentation, values: dict[str, Any], inputs: dict[str, Path], config: SegmentConfig, folder: Path) -> None:
-    """All files of a result."""
+def write(found: Segmentation, band: np.ndarray, values: dict[str, Any], config: SegmentConfig, folder: Path) -> None:
+    """The images and tables of a result. band: (X, Y, Z) mm."""
     if "segmentation" in config.outputs:
         save(found.labels, folder / "segmentation.nii.gz")
         write_table(folder / "segmentation.csv", ("value", "name"), zip(found.values[1:], found.classes[1:], strict=True))
@@ -88,27 +96,23 @@ def write(found: Segmentation, values: dict[str, Any], inputs: dict[str, Path], 
         if name in config.outputs:
             save(found.image.with_data(getattr(found, name)), folder / f"{name}.nii.gz")
     if "border_band" in config.outputs:
-        save(found.image.with_data(evaluate.border_bands(found)[0]), folder / "border_band.nii.gz")
+        save(found.image.with_data(band), folder / "border_band.nii.gz")
     if "samples" in config.outputs:
         for number, sample in enumerate(found.samples):
             save(found.to_labels(sample), folder / f"sample_{number + 1:02}.nii.gz")
-    if config.dicom:
-        write_dicom(found, inputs, folder)
-    if "report" in config.outputs:
-        from imagingai.uncertainty.report import case_page
-
-        settings = {name: path.name for name, path in inputs.items()} | vars(config)
-        (folder / "report.html").write_text(case_page(found, values, settings), encoding="utf-8")
 
 
 def write_dicom(found: Segmentation, inputs: dict[str, Path], folder: Path) -> None:
     """segmentation.dcm, fractional.dcm and entropy.dcm, on the series that the image was made from."""
-    from imagingai.uncertainty.dicom import write_parametric_map, write_segmentation
-
-    source = inputs.get("series") or (inputs["image"] if inputs["image"].is_dir() else None)
+    source = series_of(inputs)
     write_segmentation(folder / "segmentation.dcm", found.image.with_data(found.segmentation), found.classes, source)
     write_segmentation(folder / "fractional.dcm", found.image.with_data(found.probability), found.classes, source)
     write_parametric_map(folder / "entropy.dcm", found.image.with_data(found.entropy), "Entropy", "bit", source)
+
+
+def series_of(inputs: dict[str, Path]) -> Path | None:
+    """The folder of the DICOM series that the image was made from."""
+    return inputs.get("series") or (inputs["image"] if inputs["image"].is_dir() else None)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Any) -> None:

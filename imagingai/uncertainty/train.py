@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from imagingai.job import Report, ignore, part
 from imagingai.training import Schedule, dice_cross_entropy, dice_per_class, train
 from imagingai.uncertainty.config import TrainSegmentationConfig
 from imagingai.uncertainty.data import Case, Survey, Views
+from imagingai.uncertainty.domain import domain_features, learn_domain
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel, build_network
 from imagingai.uncertainty.networks import STAGES, ProbabilisticUNet
 
@@ -26,17 +28,22 @@ log = logging.getLogger(__name__)
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # seed -> image (C, *patch), classes (*patch) long
 HELD_OUT = 10**9  # first seed of the views that validate
 VIEWS = {2: 32, 3: 8}  # how many of them
+TOGETHER = {2: 8, 3: 1}  # in one pass
 PATCH = {2: 128, 3: 64}
+DOMAIN = 64
 
 
 @dataclass(frozen=True)
 class Source:
-    """Views to learn from and to validate on. readers: what the members of an ensemble divide among them."""
+    """Views to learn from and to validate on. readers: what the members of an ensemble divide among them.
+
+    images: whole training images (C, X, Y, Z), at most `DOMAIN` of them, from which the model learns what is usual.
+    """
 
     training: Callable[[str | None], Draw]  # of a reader
     held_out: Draw
     readers: tuple[str, ...]
-    count: int  # cases to learn from
+    images: Callable[[], Iterable[np.ndarray]]
 
 
 def describe(found: Survey, config: TrainSegmentationConfig) -> ModelDescription:
@@ -93,7 +100,7 @@ def views_of(training: Sequence[Case], held_out: Sequence[Case], description: Mo
         lambda reader: Views(training, description, config.augmentation, reader),
         Views(held_out or training, description, 0.0),
         readers,
-        len(training),
+        lambda: (case.image for case in training[:DOMAIN]),
     )
 
 
@@ -142,7 +149,9 @@ def train_model(
         )
         networks.append(network.cpu().eval().requires_grad_(False))
         histories.append(history)
-    return SegmentationModel(description, networks), histories
+    model = SegmentationModel(description, networks)
+    domain = learn_domain([domain_features(model, image) for image in source.images()])
+    return SegmentationModel(replace(description, domain=domain), networks), histories
 
 
 def criterion_of(config: TrainSegmentationConfig, source: Source) -> Callable[[Tensor, Tensor], Tensor]:
@@ -166,11 +175,11 @@ def validate(network: nn.Module, held_out: tuple[Tensor, Tensor], description: M
     """The loss on held-out views (the score is its negative) and the Dice of every structure."""
     device = next(network.parameters()).device
     losses, dices = [], []
-    for image, classes in zip(*held_out, strict=True):
-        image, classes = image[None].to(device), classes[None].to(device)
-        losses.append(loss_of(network, image, classes, criterion, beta, draw=False))
-        dices.append(dice_per_class(network(image), classes).cpu())
-    loss = float(torch.stack(losses).mean())
+    for images, classes in zip(*(some.split(TOGETHER[description.dimension]) for some in held_out), strict=True):
+        images, classes = images.to(device), classes.to(device)
+        losses.append(loss_of(network, images, classes, criterion, beta, draw=False) * len(images))
+        dices += [dice_per_class(logits[None], one[None]).cpu() for logits, one in zip(network(images), classes, strict=True)]
+    loss = float(torch.stack(losses).sum()) / len(held_out[0])
     dice = torch.stack(dices)[:, 1:].nanmean(0)
     named = {f"dice {name}": round(float(value), 4) for name, value in zip(description.classes[1:], dice, strict=True)}
     return {"score": -loss, "loss_validation": loss, "dice": round(float(dice.nanmean()), 4), **named}

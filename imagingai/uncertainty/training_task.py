@@ -18,9 +18,10 @@ from imagingai.uncertainty.config import TrainSegmentationConfig
 from imagingai.uncertainty.data import load_case, survey
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel, load_model, save_model
 from imagingai.uncertainty.report import training_page
-from imagingai.uncertainty.train import Source, describe, patch_of, split, train_model, views_of
+from imagingai.uncertainty.train import DOMAIN, Source, describe, patch_of, split, train_model, views_of
 
 BRAIN_SPACING = 2  # mm, of images made from label maps
+WHOLE = (96, 112, 96)  # voxels that hold a head
 
 
 def train_files(inputs: dict[str, Path], config: TrainSegmentationConfig, folder: Path, report: Report) -> dict[str, Any]:
@@ -88,7 +89,8 @@ def _brains(folder: Path, config: TrainSegmentationConfig) -> tuple[Source, Mode
         latent=config.latent,
     )
     text = f"synthetic images of {len(maps)} brain label maps, {count} of them held out"
-    return Source(lambda reader: training, held_out, ("",), len(maps)), description, text
+    whole = brain.SyntheticBrains(training.maps, WHOLE, BRAIN_SPACING)
+    return Source(lambda reader: training, held_out, ("",), lambda: (whole(seed)[0].numpy() for seed in range(DOMAIN))), description, text
 
 
 def _start(initial: Path | None, description: ModelDescription) -> SegmentationModel | None:
