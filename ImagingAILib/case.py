@@ -200,7 +200,7 @@ class Case:
         """Write the segmentation beside the result if a person has changed it; returns the file. Raises `NodeError`."""
         if self.segmentation.GetScene() is None:
             return None
-        array, found = labelsOf(self.segmentation, self.grid)
+        array, found = labelsOf(self.segmentation, self.grid, mayBeEmpty=True)
         (_own, table), names = valuesByName([{0: "", **self.names}, found])
         array = files.renumbered(array, table)
         if np.array_equal(array, arrayOf(self.grid)):

@@ -15,11 +15,11 @@ TOUCHING = 0.01  # of the smaller segment: so much overlap comes from surfaces t
 Names = Mapping[int, "str | None"]  # value -> name; None if it has none
 
 
-def labelsOf(node, grid, without=None) -> tuple[np.ndarray, Names]:
+def labelsOf(node, grid, without=None, mayBeEmpty: bool = False) -> tuple[np.ndarray, Names]:
     """Values on the grid (k, j, i), and their names. 0 is background."""
     isSegmentation = node.IsA("vtkMRMLSegmentationNode")
     array, names = (_segmentation if isSegmentation else _labelMap)(node, grid, without)
-    if not array.any():
+    if not (mayBeEmpty or array.any()):
         text = _("{name} has no label inside the image. Check that it belongs to this image, or leave it out.")
         raise NodeError(text.format(name=node.GetName()))
     return array, {0: "", **names}

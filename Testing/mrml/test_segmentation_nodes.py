@@ -13,7 +13,7 @@ from grids import GRIDS
 from parents import rigid
 
 from imagingai.datasets import find_cases, read_label_names
-from imagingai.volume import Volume, load
+from imagingai.volume import Volume, load, save
 from ImagingAILib import curves, segmentation
 from ImagingAILib.case import CORRECTED, Case
 from ImagingAILib.nodes import NodeError
@@ -165,6 +165,16 @@ def test_only_a_segmentation_that_was_changed_is_written(case):
     assert path == case.folder / CORRECTED and read_label_names(path) == {1: "Left ball", 2: "Core", 3: "Cyst"}
     expected = np.where(mask, 3, voxels(case.folder / "segmentation.nii.gz"))
     assert np.array_equal(voxels(path), expected)
+
+
+def test_a_segmentation_in_which_nothing_was_found(scene, tmp_path):
+    volume = ball("RAS")
+    image = scene.volume(volume, "MR")
+    fake_jobs.writeResult(tmp_path, volume)
+    save(volume.with_data(np.zeros_like(volume.data, np.int16)), tmp_path / "segmentation.nii.gz")
+    case = Case(tmp_path, image)
+    assert case.saveCorrection() is None and case.segmentation.GetSegmentation().GetNumberOfSegments() == 0
+    case.remove()
 
 
 def test_samples_are_saved_with_the_scene(case, tmp_path):
