@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,11 +22,13 @@ class UNet(nn.Module):
     normalization makes it indifferent to the scale of the input.
     """
 
-    def __init__(self, dimension: int, channels: tuple[int, ...], outputs: int, skips: bool = True) -> None:
+    def __init__(
+        self, dimension: int, channels: tuple[int, ...], outputs: int, skips: bool = True, inputs: int = 1, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         conv = CONV[dimension]
-        pairs = list(zip((1, *channels), channels, strict=False))
-        self.skips, self.outputs, self.dimension = skips, outputs, dimension
+        pairs = list(zip((inputs, *channels), channels, strict=False))
+        self.skips, self.outputs, self.dimension, self.width = skips, outputs, dimension, 2 * FINE
         self.stages = nn.ModuleList(
             nn.Sequential(_Block(dimension, i, o, kernel=4, stride=2), _Block(dimension, o, o, kernel=3, stride=1)) for i, o in pairs
         )
@@ -32,8 +36,10 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(_Block(dimension, i, i, kernel=3, stride=1) for i, _ in pairs[:0:-1])
         self.head = conv(channels[0], (FINE if skips else outputs) * 2**dimension, 1)
         if skips:
-            self.fine = _Block(dimension, 1, FINE, kernel=3, stride=1)
+            self.fine = _Block(dimension, inputs, FINE, kernel=3, stride=1)
             self.last = nn.Sequential(_Block(dimension, 2 * FINE, 2 * FINE, kernel=3, stride=1), conv(2 * FINE, outputs, 1))
+        before = [*channels[-2::-1], channels[0]]  # before every block of the decoder and its head
+        self.dropouts = nn.ModuleList(ChannelDropout(dropout, count) if dropout else nn.Identity() for count in before)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Output of every stage: (B, C, *grid / 2), (B, C', *grid / 4) ..."""
@@ -46,26 +52,39 @@ class UNet(nn.Module):
     def decode(self, levels: list[Tensor]) -> list[Tensor]:
         """Output of every decoder stage, coarse to fine; the last has half the size of the image."""
         x, outputs = levels[-1], []
-        for merge, block, skip in zip(self.merges, self.decoder, levels[-2::-1], strict=True):
+        for merge, block, skip, drop in zip(self.merges, self.decoder, levels[-2::-1], self.dropouts[:-1], strict=True):
             x = F.interpolate(merge(x), scale_factor=2.0)
-            x = block(x + skip if self.skips else x)
+            x = block(drop(x + skip if self.skips else x))
             outputs.append(x)
         return outputs
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, or the reconstructed image, (B, outputs, *grid)."""
-        x = self.decode(self.encode(image))[-1]
-        return self.last[1](self._finest(image, x)) if self.skips else unshuffle(self.head(x), self.outputs)
+        levels = self.encode(image)
+        return self.last[1](self._finest(image, levels)) if self.skips else unshuffle(self.head(self.decode(levels)[-1]), self.outputs)
 
-    def _finest(self, image: Tensor, decoded: Tensor) -> Tensor:
+    def last_features(self, image: Tensor) -> Tensor:
+        """What the logits are made of, (B, 16, *grid)."""
+        return self._finest(image, self.encode(image))
+
+    def drop_head(self) -> None:
+        """Keep the features only."""
+        self.last[1] = nn.Identity()
+
+    def sample(self, image: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Logits (B, S, outputs, *grid) with the channels dropped that each seed draws; S == 1 without dropout."""
+        levels = self.encode(image)
+        return draw_samples(self.dropouts, seeds, lambda: self.last[1](self._finest(image, levels)))
+
+    def _finest(self, image: Tensor, levels: list[Tensor]) -> Tensor:
         """What the logits are made of: the decoded features and those of the image, at full size."""
+        decoded = self.dropouts[-1](self.decode(levels)[-1])
         return self.last[0](torch.cat([unshuffle(self.head(decoded), FINE), self.fine(image)], 1))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Level 0 is the end of the decoder (full size with skips, half without), levels 1, 2 ... are those of the encoder."""
         levels = self.encode(image)
-        decoded = self.decode(levels)[-1]
-        return [self._finest(image, decoded) if self.skips else decoded, *levels]
+        return [self._finest(image, levels) if self.skips else self.decode(levels)[-1], *levels]
 
 
 class _Block(nn.Sequential):
@@ -75,6 +94,45 @@ class _Block(nn.Sequential):
             NORM[dimension](outputs, affine=True),
             nn.LeakyReLU(0.2, inplace=True),
         )
+
+
+class ChannelDropout(nn.Module):
+    """Drops whole channels: in training every image its own, when sampling those of `mask`, otherwise none.
+
+    Channels, not voxels: a dropped channel is dropped everywhere, so that a sample is coherent over the whole image.
+    """
+
+    def __init__(self, probability: float, channels: int) -> None:
+        super().__init__()
+        self.keep, self.channels = 1 - probability, channels
+        self.mask: Tensor | None = None
+
+    def draw(self, random: torch.Generator) -> None:
+        """Choose the channels of one sample."""
+        self.mask = (torch.rand(self.channels, generator=random) < self.keep) / self.keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with some channels 0 and the others scaled by 1 / keep."""
+        shape = (x.shape[1], *[1] * (x.dim() - 2))
+        if self.training:
+            return x * ((torch.rand(x.shape[0], *shape, device=x.device) < self.keep) / self.keep)
+        return x if self.mask is None else x * self.mask.to(x).reshape(shape)
+
+
+def draw_samples(dropouts: Iterable[nn.Module], seeds: Sequence[int], logits: Callable[[], Tensor]) -> Tensor:
+    """Logits (B, S, ...), one for each seed, which draws the channels to drop; without dropout there is only one: S == 1."""
+    layers = [layer for layer in dropouts if isinstance(layer, ChannelDropout)]
+    if not layers:
+        return logits()[:, None]
+    samples = []
+    for seed in seeds:
+        random = torch.Generator().manual_seed(seed)
+        for layer in layers:
+            layer.draw(random)
+        samples.append(logits())
+    for layer in layers:
+        layer.mask = None
+    return torch.stack(samples, 1)
 
 
 def unshuffle(x: Tensor, outputs: int) -> Tensor:

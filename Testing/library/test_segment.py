@@ -84,14 +84,14 @@ def test_test_time_augmentation_is_undone():
 
 
 @pytest.mark.parametrize(("model", "samples"), [("unet", 1), ("ensemble", 3), ("dropout", 5), ("probabilistic", 5)])
-@pytest.mark.parametrize("dimension", [2, 3])
-def test_every_model_draws_its_samples(model, samples, dimension):
+@pytest.mark.parametrize(("dimension", "network"), [(2, "light"), (3, "light"), (3, "fast")])
+def test_every_model_draws_its_samples(model, samples, dimension, network):
     patch, members = ((16, 16, 1) if dimension == 2 else (16, 16, 8)), 3 if model == "ensemble" else 1
-    description = ModelDescription(model, "light", dimension, 1, ("background", "a", "b"), (0, 1, 2), (), patch, members=members)
+    description = ModelDescription(model, network, dimension, 1, ("background", "a", "b"), (0, 1, 2), (), patch, members=members)
     torch.manual_seed(0)
     networks = [build_network(description) for _ in range(members)]
     for name, weight in networks[0].named_parameters():
-        if "head" in name:
+        if any(part in name for part in ("head", "combine", "last.1")):
             nn.init.normal_(weight)  # a new network is nearly indifferent
     image = Volume(np.random.default_rng(0).random((1, 20, 18, 1 if dimension == 2 else 9), dtype=np.float32), np.eye(4))
     config = SegmentConfig(samples=5, seed=3)

@@ -8,6 +8,7 @@ from imagingai.errors import InputError
 from imagingai.options import check, option
 
 MODELS = ("unet", "ensemble", "dropout", "probabilistic")
+NETWORKS = ("light", "unet", "fast")
 STRATEGIES = ("entropy", "mutual_information", "diversity", "random")
 OUTPUTS = ("segmentation", "probability", "entropy", "mutual_information", "expected_entropy", "samples", "border_band", "report")
 
@@ -33,7 +34,9 @@ class TrainSegmentationConfig:
         "unet: softmax only; ensemble: several U-Nets; dropout: one U-Net, sampled by dropout; probabilistic: learns how readers differ.",
         choices=MODELS,
     )
-    network: str = option("light", "unet has the size of the paper, light half of its channels.", choices=("light", "unet"))
+    network: str = option(
+        "light", "unet has the size of the paper, light half of its channels; fast works at half resolution inside.", choices=NETWORKS
+    )
     dimension: int = option(0, "2 works slice by slice, 3 in volumes; 0 decides by the images.", choices=(0, 2, 3))
     members: int = option(4, "U-Nets of an ensemble; with several readers, member i learns reader i.", limits=(2, 16))
     steps: int = option(2000, "Updates of the weights (of each member of an ensemble).", limits=(1, 10_000_000))

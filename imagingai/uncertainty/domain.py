@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from imagingai.networks import UNet
 from imagingai.uncertainty.model import SegmentationModel
 from imagingai.uncertainty.networks import STAGES, ProbabilisticUNet
 
@@ -23,7 +24,8 @@ Domain = dict[str, Any]
 def domain_features(model: SegmentationModel, image: np.ndarray) -> np.ndarray:
     """Mean and deviation (log) over the image of what every channel of the encoder says, (F,). image: (C, X, Y, Z) as the model sees it."""
     network = model.networks[0]
-    encoder = (network.unet if isinstance(network, ProbabilisticUNet) else network).encoder
+    unet = network.unet if isinstance(network, ProbabilisticUNet) else network
+    encoder = unet.stages if isinstance(unet, UNet) else unet.encoder
     found: list[torch.Tensor] = []
 
     def look(_block: torch.nn.Module, _inputs: tuple, out: torch.Tensor) -> None:

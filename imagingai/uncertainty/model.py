@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from imagingai.errors import WeightsError
-from imagingai.uncertainty.networks import ProbabilisticUNet, SegmentationUNet
+from imagingai.uncertainty.networks import ProbabilisticUNet, make_unet
 from imagingai.weights import fill, read_tensors, write_tensors
 
 SHIPPED = Path(__file__).parent / "weights" / "brain.safetensors"
@@ -75,7 +75,7 @@ def build_network(description: ModelDescription) -> nn.Module:
     size = (description.dimension, description.channels, len(description.classes), description.network)
     if description.model == "probabilistic":
         return ProbabilisticUNet(*size, description.latent)
-    return SegmentationUNet(*size, description.dropout if description.model == "dropout" else 0.0)
+    return make_unet(*size, description.dropout if description.model == "dropout" else 0.0)
 
 
 def save_model(path: Path, model: SegmentationModel) -> None:

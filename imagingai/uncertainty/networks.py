@@ -14,7 +14,8 @@ from monai.networks.blocks import ResidualUnit
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+from imagingai.networks import CONV, NETWORKS, ChannelDropout, UNet, draw_samples
+
 POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 LINEAR = {2: "bilinear", 3: "trilinear"}
 
@@ -22,31 +23,9 @@ LINEAR = {2: "bilinear", 3: "trilinear"}
 SIZES: dict[str, dict[int, tuple[tuple[int, ...], int]]] = {
     "unet": {2: ((32, 64, 128, 192), 3), 3: ((16, 32, 64, 128), 2)},
     "light": {2: ((16, 32, 64, 96), 3), 3: ((8, 16, 32, 64), 2)},
+    "fast": {2: ((16, 32, 64, 96), 2), 3: ((8, 16, 32, 64), 1)},  # of the latent encoders; the U-Net is that of networks.py
 }
 STAGES = 3  # the networks halve three times
-
-
-class ChannelDropout(nn.Module):
-    """Drops whole channels: in training every image its own, when sampling those of `mask`, otherwise none.
-
-    Channels, not voxels: a dropped channel is dropped everywhere, so that a sample is coherent over the whole image.
-    """
-
-    def __init__(self, probability: float, channels: int) -> None:
-        super().__init__()
-        self.keep, self.channels = 1 - probability, channels
-        self.mask: Tensor | None = None
-
-    def draw(self, random: torch.Generator) -> None:
-        """Choose the channels of one sample."""
-        self.mask = (torch.rand(self.channels, generator=random) < self.keep) / self.keep
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x with some channels 0 and the others scaled by 1 / keep."""
-        shape = (x.shape[1], *[1] * (x.dim() - 2))
-        if self.training:
-            return x * ((torch.rand(x.shape[0], *shape, device=x.device) < self.keep) / self.keep)
-        return x if self.mask is None else x * self.mask.to(x).reshape(shape)
 
 
 class SegmentationUNet(nn.Module):
@@ -69,26 +48,20 @@ class SegmentationUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K, *grid); no dropout unless training or a sample is drawn."""
-        return self.head(self.dropouts[-1](self.features(image)))
+        return self.head(self.dropouts[-1](self.last_features(image)))
 
-    def features(self, image: Tensor) -> Tensor:
+    def last_features(self, image: Tensor) -> Tensor:
         """What the head sees (B, width, *grid)."""
         return self._rest(self.encoder[0](image))
 
+    def drop_head(self) -> None:
+        """Keep the features only."""
+        self.head = nn.Identity()
+
     def sample(self, image: Tensor, seeds: Sequence[int]) -> Tensor:
         """Logits (B, S, K, *grid). Without dropout all samples are the same, and there is only one: S == 1."""
-        layers = [layer for layer in self.dropouts if isinstance(layer, ChannelDropout)]
-        if not layers:
-            return self(image)[:, None]
-        first, samples = self.encoder[0](image), []  # the first block has no dropout: once for all
-        for seed in seeds:
-            random = torch.Generator().manual_seed(seed)
-            for layer in layers:
-                layer.draw(random)
-            samples.append(self.head(self.dropouts[-1](self._rest(first))))
-        for layer in layers:
-            layer.mask = None
-        return torch.stack(samples, 1)
+        first = self.encoder[0](image)  # the first block has no dropout: once for all
+        return draw_samples(self.dropouts, seeds, lambda: self.head(self.dropouts[-1](self._rest(first))))
 
     def _rest(self, x: Tensor) -> Tensor:
         """All after the first block."""
@@ -128,20 +101,22 @@ class ProbabilisticUNet(nn.Module):
 
     def __init__(self, dimension: int, channels: int, outputs: int, size: str, latent: int = 6) -> None:
         super().__init__()
-        self.unet = SegmentationUNet(dimension, channels, outputs, size)
+        self.unet = make_unet(dimension, channels, outputs, size)
         self.prior = LatentEncoder(dimension, channels, size, latent)
         self.posterior = LatentEncoder(dimension, channels + outputs, size, latent)
-        self.outputs, self.latent, width, conv = outputs, latent, self.unet.width, CONV[dimension]
+        self.outputs, self.latent, conv = outputs, latent, CONV[dimension]
+        width = self.unet.width
+        self.unet.drop_head()  # `combine` takes its place
         layers = [layer for k in range(3) for layer in (conv(width + (0 if k else latent), width, 1), nn.ReLU(inplace=True))]
-        self.unet.head = nn.Sequential(*layers, conv(width, outputs, 1))
+        self.combine = nn.Sequential(*layers, conv(width, outputs, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits at the mean of the prior (B, K, *grid)."""
-        return self._segment(self.unet.features(image), self.prior(image).mean)
+        return self._segment(self.unet.last_features(image), self.prior(image).mean)
 
     def sample(self, image: Tensor, seeds: Sequence[int]) -> Tensor:
         """Logits (B, S, K, *grid) with z drawn from the prior; the U-Net itself runs once."""
-        features, prior = self.unet.features(image), self.prior(image).base_dist
+        features, prior = self.unet.last_features(image), self.prior(image).base_dist
         noise = [torch.randn(self.latent, generator=torch.Generator().manual_seed(seed)).to(prior.loc) for seed in seeds]
         return torch.stack([self._segment(features, prior.loc + prior.scale * e) for e in noise], 1)
 
@@ -150,11 +125,18 @@ class ProbabilisticUNet(nn.Module):
         onehot = F.one_hot(labels, self.outputs).movedim(-1, 1).to(image)
         prior, posterior = self.prior(image), self.posterior(torch.cat([image, onehot], 1))
         z = posterior.rsample() if draw else posterior.mean
-        return self._segment(self.unet.features(image), z), kl_divergence(posterior, prior).mean()
+        return self._segment(self.unet.last_features(image), z), kl_divergence(posterior, prior).mean()
 
     def _segment(self, features: Tensor, z: Tensor) -> Tensor:
         tiled = z.to(features)[(..., *[None] * self.unet.dimension)].expand(-1, -1, *features.shape[2:])
-        return self.unet.head(torch.cat([features, tiled], 1))
+        return self.combine(torch.cat([features, tiled], 1))
+
+
+def make_unet(dimension: int, channels: int, outputs: int, size: str, dropout: float = 0.0) -> nn.Module:
+    """The U-Net of a size: that of the paper and its light one, or the fast one of the feature extractors."""
+    if size == "fast":
+        return UNet(dimension, NETWORKS["unet"][dimension], outputs, inputs=channels, dropout=dropout)
+    return SegmentationUNet(dimension, channels, outputs, size, dropout)
 
 
 def _block(dimension: int, inputs: int, outputs: int, convolutions: int) -> ResidualUnit:

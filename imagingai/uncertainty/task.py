@@ -19,7 +19,7 @@ from imagingai.uncertainty.config import SegmentConfig
 from imagingai.uncertainty.data import load_channels, load_labels
 from imagingai.uncertainty.dicom import check_source, write_parametric_map, write_segmentation
 from imagingai.uncertainty.model import load_model
-from imagingai.uncertainty.quality import judge, load_quality, widen_volumes
+from imagingai.uncertainty.quality import calibrate, judge, load_quality, widen_volumes
 from imagingai.uncertainty.rca import reverse_classification_accuracy
 from imagingai.uncertainty.report import case_page
 from imagingai.uncertainty.segment import Segmentation, segment
@@ -57,9 +57,12 @@ def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, 
     if "labels" in inputs:
         values["measured"] = evaluate.compare(found, *evaluate.read_readers(inputs["labels"], found))
     report(0.9, "Writing")
-    write(found, band, values, config, folder)
+    probability = found.probability  # calibrated below; the maps of the uncertainty stay what the model says
+    if quality and "temperature" in quality.calibration:
+        probability = calibrate(probability, quality.calibration["temperature"])
+    write(found, probability, band, values, config, folder)
     if config.dicom:
-        write_dicom(found, inputs, folder)
+        write_dicom(found, probability, inputs, folder)
     if "report" in config.outputs:
         settings = {name: path.name for name, path in inputs.items()} | vars(config)
         (folder / "report.html").write_text(case_page(found, values, settings, band), encoding="utf-8")
@@ -82,16 +85,18 @@ def predict_by_atlases(found: Segmentation, inputs: dict[str, Path], report: Rep
     return reverse_classification_accuracy(found.image, found.labels, atlases, structures, report=report)
 
 
-def write(found: Segmentation, band: np.ndarray, values: dict[str, Any], config: SegmentConfig, folder: Path) -> None:
-    """The images and tables of a result. band: (X, Y, Z) mm."""
+def write(
+    found: Segmentation, probability: np.ndarray, band: np.ndarray, values: dict[str, Any], config: SegmentConfig, folder: Path
+) -> None:
+    """The images and tables of a result. probability: (K, X, Y, Z); band: (X, Y, Z) mm."""
     if "segmentation" in config.outputs:
         save(found.labels, folder / "segmentation.nii.gz")
         write_table(folder / "segmentation.csv", ("value", "name"), zip(found.values[1:], found.classes[1:], strict=True))
         columns = ("structure", "ml", "low", "high", "level")
         write_table(folder / "volumes.csv", columns, [(name, *(v[c] for c in columns[1:])) for name, v in values["volumes"].items()])
     if "probability" in config.outputs:
-        for name, probability in zip(slugs(found.classes)[1:], found.probability[1:], strict=True):
-            save(found.image.with_data(probability), folder / f"probability_{name}.nii.gz")
+        for name, share in zip(slugs(found.classes)[1:], probability[1:], strict=True):
+            save(found.image.with_data(share), folder / f"probability_{name}.nii.gz")
     for name in MAPS:
         if name in config.outputs:
             save(found.image.with_data(getattr(found, name)), folder / f"{name}.nii.gz")
@@ -102,11 +107,11 @@ def write(found: Segmentation, band: np.ndarray, values: dict[str, Any], config:
             save(found.to_labels(sample), folder / f"sample_{number + 1:02}.nii.gz")
 
 
-def write_dicom(found: Segmentation, inputs: dict[str, Path], folder: Path) -> None:
+def write_dicom(found: Segmentation, probability: np.ndarray, inputs: dict[str, Path], folder: Path) -> None:
     """segmentation.dcm, fractional.dcm and entropy.dcm, on the series that the image was made from."""
     source = series_of(inputs)
     write_segmentation(folder / "segmentation.dcm", found.image.with_data(found.segmentation), found.classes, source)
-    write_segmentation(folder / "fractional.dcm", found.image.with_data(found.probability), found.classes, source)
+    write_segmentation(folder / "fractional.dcm", found.image.with_data(probability), found.classes, source)
     write_parametric_map(folder / "entropy.dcm", found.image.with_data(found.entropy), "Entropy", "bit", source)
 
 

@@ -122,10 +122,10 @@ def train_model(
     config: TrainSegmentationConfig,
     folder: Path,
     *,
-    initial: SegmentationModel | None = None,
+    initial: Sequence[dict[str, Tensor]] | None = None,
     report: Report = ignore,
 ) -> tuple[SegmentationModel, list[list[dict[str, float]]]]:
-    """Train all networks of a model; returns it and the history of each network.
+    """Train all networks of a model; returns it and the history of each network. initial: weights that they start from.
 
     The state is kept in folder/member1, member2 ...: the same call goes on exactly where a stopped one was.
     """
@@ -135,7 +135,7 @@ def train_model(
         torch.manual_seed(config.seed + number)
         network = build_network(description)
         if initial:
-            network.load_state_dict(initial.networks[number].state_dict())
+            network.load_state_dict(initial[number])
         reader = source.readers[number % len(source.readers)] if description.members > 1 and len(source.readers) > 1 else None
         draw, first = source.training(reader), (config.seed * description.members + number) * 100_000_000
         history = train(

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from imagingai.datasets import CaseFiles, find_cases, list_images
 from imagingai.device import use_threads
 from imagingai.errors import InputError, WeightsError
@@ -19,6 +21,7 @@ from imagingai.uncertainty.data import load_case, survey
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel, load_model, save_model
 from imagingai.uncertainty.report import training_page
 from imagingai.uncertainty.train import DOMAIN, Source, describe, patch_of, split, train_model, views_of
+from imagingai.weights import load_weights, read_tensors
 
 BRAIN_SPACING = 2  # mm, of images made from label maps
 WHOLE = (96, 112, 96)  # voxels that hold a head
@@ -93,16 +96,22 @@ def _brains(folder: Path, config: TrainSegmentationConfig) -> tuple[Source, Mode
     return Source(lambda reader: training, held_out, ("",), lambda: (whole(seed)[0].numpy() for seed in range(DOMAIN))), description, text
 
 
-def _start(initial: Path | None, description: ModelDescription) -> SegmentationModel | None:
-    """The model to go on from; `WeightsError` if it is of another shape."""
+def _start(initial: Path | None, description: ModelDescription) -> list[dict[str, Tensor]] | None:
+    """The weights of every network to go on from, of a model or of a feature extractor; `WeightsError` if it is of another shape."""
     if initial is None:
         return None
-    model = load_model(initial)
-    for name in ("model", "network", "dimension", "channels", "classes", "members"):
-        if getattr(model.description, name) != getattr(description, name):
-            found, wanted = getattr(model.description, name), getattr(description, name)
-            raise WeightsError(f"--initial {initial} is for another {name}: {found}, not {wanted}.")
-    return model
+    if "model" in read_tensors(initial)[1]:
+        model, wanted = load_model(initial), ("model", "network", "dimension", "channels", "classes", "members")
+        networks, found = model.networks, model.description
+    else:
+        network, found = load_weights(initial)
+        networks, wanted = [network] * description.members, ("dimension", "classes")
+        if description.network != "fast" or description.model == "probabilistic" or found.network != "unet":
+            raise WeightsError(f"--initial {initial} is a feature extractor; only --network fast can go on from one of size unet.")
+    for name in wanted:
+        if getattr(found, name) != getattr(description, name):
+            raise WeightsError(f"--initial {initial} is for another {name}: {getattr(found, name)}, not {getattr(description, name)}.")
+    return [network.state_dict() for network in networks]
 
 
 def card_facts(
