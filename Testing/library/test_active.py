@@ -21,7 +21,7 @@ from imagingai.uncertainty.config import SelectCasesConfig
 from imagingai.uncertainty.data import Case
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel, load_model
 from imagingai.uncertainty.segment import Segmentation
-from imagingai.volume import Volume, save
+from imagingai.volume import Volume, load, save
 
 DISK = ModelDescription("dropout", "light", 2, 1, ("background", "disk"), (0, 1), (1.0, 1.0, 1.0), (32, 32, 1))
 QUICK = {"steps": 2, "batch": 3, "patch": [32], "samples": 2, "count": 2, "threads": 1, "device": "cpu", "strategy": "entropy"}
@@ -182,31 +182,32 @@ def test_the_files_of_a_round(folders, tmp_path):
     assert "entropy Dice" in result["table"] and not (tmp_path / "out" / "training").exists()
 
 
-class Stop:
-    """A report that stops the task at its n-th call."""
+class Watch:
+    """A report that keeps what was said, and stops the task when it says `stop`."""
 
-    def __init__(self, at: int) -> None:
-        self.left = at
+    def __init__(self, stop: str = "never") -> None:
+        self.stop, self.said = stop, ""
 
     def __call__(self, fraction: float, text: str) -> None:
-        self.left -= 1
-        if not self.left:
+        self.said += f"{text}\n"
+        if self.stop in text:
             raise Cancelled(text)
 
 
 def test_a_stop_at_any_time_loses_nothing(folders, tmp_path):
-    config, stops = SelectCasesConfig(**QUICK | {"patch": (32,), "every": 1}), []
-    for name in ("whole", "pieces"):
-        (tmp_path / name / ".partial").mkdir(parents=True)
-    select_cases_files(folders, config, tmp_path / "whole" / ".partial", lambda fraction, text: None)
-    for at in (2, 4, 6, 99):  # goes on where it stopped
-        try:
-            select_cases_files(folders, config, tmp_path / "pieces" / ".partial", Stop(at))
-        except Cancelled as stopped:
-            stops.append(str(stopped).split(",")[0])
-    assert stops == ["entropy: Step 1 of 2", "entropy: Measuring z", "entropy: Scoring e"]
+    config = SelectCasesConfig(**QUICK | {"patch": (32,), "every": 1})
+    whole, pieces = (tmp_path / name / ".partial" for name in ("whole", "pieces"))
+    for folder in (whole, pieces):
+        folder.mkdir(parents=True)
+    select_cases_files(folders, config, whole, Watch())
+    for stop in ("entropy: Step 1 of 2", "Measuring z", "Scoring e"):
+        with pytest.raises(Cancelled, match=stop):
+            select_cases_files(folders, config, pieces, Watch(stop))
+    last = Watch()
+    select_cases_files(folders, config, pieces, last)
+    assert "Step" not in last.said and last.said.count("Scoring d") == 1 < last.said.count("Scoring f"), "went on where it was stopped"
     for name in ("campaign.json", "next.csv", "model.safetensors"):
-        assert (tmp_path / "pieces" / ".partial" / name).read_bytes() == (tmp_path / "whole" / ".partial" / name).read_bytes()
+        assert (pieces / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_what_was_not_asked_for_counts_for_both_sides(folders, tmp_path):
@@ -227,12 +228,12 @@ def test_chance_alone_has_one_side(folders, tmp_path):
 def test_another_round_does_not_go_on_from_a_stopped_one(folders, tmp_path):
     config = SelectCasesConfig(**QUICK | {"patch": (32,)})
     (tmp_path / "out" / ".partial").mkdir(parents=True)
-    with pytest.raises(Cancelled, match="Scoring"):
-        select_cases_files(folders, config, tmp_path / "out" / ".partial", Stop(7))
+    with pytest.raises(Cancelled):
+        select_cases_files(folders, config, tmp_path / "out" / ".partial", Watch("Scoring"))
     label(folders, "h")
-    asked = []
-    select_cases_files(folders, config, tmp_path / "out" / ".partial", lambda fraction, text: asked.append(text))
-    assert any("Step 1 of 2" in text for text in asked), "trained anew, now also on h"
+    again = Watch()
+    select_cases_files(folders, config, tmp_path / "out" / ".partial", again)
+    assert "Step 1 of 2" in again.said, "trained anew, now also on h"
 
 
 def test_slices_of_volumes_are_counted_as_in_the_file(folders, tmp_path):
@@ -319,6 +320,23 @@ def test_a_previous_round_that_is_none(second, tmp_path, content, message):
     file.unlink() if content is None else file.write_text(content)
     with pytest.raises(InputError, match=message):
         play(tmp_path / "out", second)
+
+
+def test_a_structure_that_one_side_lacks_is_its_own_fault(second, tmp_path):
+    rare = load(second["labels"] / "c.nii.gz", label=True)  # c is of the strategy only
+    rare.data[0, :3, :3] = 2
+    save(rare, second["labels"] / "c.nii.gz")
+    result = play(tmp_path / "out", second)
+    assert set(result["measured"]["random"]["dice"]) == {"label 1", "label 2"}
+    assert result["measured"]["random"]["dice"]["label 2"] is None, "the validation images lack it too"
+
+
+def test_a_structure_of_the_validation_images_only(folders, tmp_path):
+    rare = load(folders["validation_labels"] / "y.nii.gz", label=True)
+    rare.data[0, :3, :3] = 7
+    save(rare, folders["validation_labels"] / "y.nii.gz")
+    with pytest.raises(InputError, match="None of the 2 labeled images has label 7, which the validation images have"):
+        play(tmp_path / "out", folders)
 
 
 def test_validation_images_must_be_others(folders, tmp_path):

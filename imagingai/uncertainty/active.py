@@ -20,10 +20,10 @@ from imagingai.device import choose_device
 from imagingai.job import Report, ignore, part, write_json
 from imagingai.uncertainty import measures
 from imagingai.uncertainty.config import SegmentConfig, SelectCasesConfig
-from imagingai.uncertainty.data import Case
+from imagingai.uncertainty.data import Case, Views
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel
 from imagingai.uncertainty.segment import Segmentation, count_samples, draw_samples
-from imagingai.uncertainty.train import train_model, views_of
+from imagingai.uncertainty.train import DOMAIN, Source, train_model
 from imagingai.volume import Volume
 
 RANDOM = "random"
@@ -69,19 +69,20 @@ def run_arm(
     """Round `number` of an arm: train on `labeled`, measure on the validation cases, score `unlabeled`.
 
     All that is done is kept in `folder`: the same call goes on where a stopped one was. Arms with the same labeled cases may
-    share the folder, and then train once. Raises InputError if no labeled case has one of the structures.
+    share the folder, and then train once. A structure that none of `labeled` has is not learned, and found nowhere.
     """
     training = [setting.load(name) for name in sorted(labeled)]
     config = replace(setting.config, patience=0)
-    source = views_of(training, (), setting.description, config)
-    model, _ = train_model(source, setting.description, config, folder, report=part(report, 0.0, TRAINED))
+    model, _ = train_model(
+        _source(training, setting.description, config), setting.description, config, folder, report=part(report, 0.0, TRAINED)
+    )
     model = model.to(choose_device(config.device))
     measured = measure(model, setting, folder / "measured.json", part(report, TRAINED, MEASURED))
     if strategy == RANDOM:
         return Outcome(model, measured, random_scores(unlabeled, config.seed, number), {})
     rows = _each(
         unlabeled,
-        lambda name: _score_case(strategy, look(setting.load(name), model, config), model.description),
+        lambda name, step: _score_case(strategy, look(setting.load(name), model, config, step), model.description),
         folder / f"{strategy}.json",
         part(report, MEASURED, 1.0),
         "Scoring",
@@ -90,16 +91,27 @@ def run_arm(
     return Outcome(model, measured, scores, {name: row["slice"] for name, row in rows.items() if "slice" in row})
 
 
+def _source(training: Sequence[Case], description: ModelDescription, config: SelectCasesConfig) -> Source:
+    """Views of all labeled cases; the weights that are kept are judged by the same cases, which comes to those of the end."""
+    readers = tuple(sorted({reader for case in training for reader in case.readers}))
+    return Source(
+        lambda reader: Views(training, description, config.augmentation, reader),
+        Views(training, description, 0.0),
+        readers,
+        lambda: (case.image for case in training[:DOMAIN]),
+    )
+
+
 # --- how informative a case is
 
 
-def look(case: Case, model: SegmentationModel, config: SelectCasesConfig) -> Segmentation:
+def look(case: Case, model: SegmentationModel, config: SelectCasesConfig, report: Report = ignore) -> Segmentation:
     """Segment a case on the grid of the model, where voxels of all cases have the same size."""
     drawing = SegmentConfig(samples=config.samples, precision=config.precision, device=config.device, seed=config.seed)
     count, shape = count_samples(model, drawing), case.image.shape[1:]
     mean = np.zeros((len(model.description.classes), *shape), np.float32)
     expected, samples = np.zeros(shape, np.float32), []
-    for probability in draw_samples(torch.from_numpy(case.image), model, drawing, count):
+    for probability in draw_samples(torch.from_numpy(case.image), model, drawing, count, report):
         mean += probability / count
         expected += measures.entropy(probability) / count
         samples.append(probability.argmax(0).astype(np.uint8))
@@ -165,32 +177,37 @@ def draft(scores: Mapping[str, Mapping[str, float]], count: int, first: int = 0)
 
 
 def measure(model: SegmentationModel, setting: Setting, file: Path, report: Report = ignore) -> dict[str, Any]:
-    """Dice and negative log likelihood on the validation cases, as in `Outcome`. What is done is kept in `file`."""
+    """Dice and negative log likelihood on the validation cases, as in `Outcome`. What is done is kept in `file`.
+
+    The Dice of a structure that no validation case has is None and does not count.
+    """
     cases = {case.name: case for case in setting.validation}
-    rows = _each(list(cases), lambda name: measure_case(cases[name], model, setting.config), file, report, "Measuring").values()
-    dice = {}
-    for name in model.description.classes[1:]:
-        found = [row["dice"][name] for row in rows if row["dice"][name] is not None]
+    one = lambda name, step: measure_case(cases[name], model, setting.config, step)  # noqa: E731
+    rows = _each(list(cases), one, file, report, "Measuring").values()
+    dice, present = {}, {int(k) for case in setting.validation for k in np.unique(case.labels)}
+    for k, name in enumerate(model.description.classes[1:], 1):
+        found = [row["dice"][name] for row in rows if row["dice"][name] is not None and k in present]
         dice[name] = float(np.mean(found)) if found else None
     known = [value for value in dice.values() if value is not None]
     return {"score": float(np.mean(known)) if known else None, "dice": dice, "nll": float(np.mean([row["nll"] for row in rows]))}
 
 
-def measure_case(case: Case, model: SegmentationModel, config: SelectCasesConfig) -> dict[str, Any]:
+def measure_case(case: Case, model: SegmentationModel, config: SelectCasesConfig, report: Report = ignore) -> dict[str, Any]:
     """{"dice": {structure: mean over readers, None if absent everywhere}, "nll": mean over voxels and readers, nats}."""
-    found, classes = look(case, model, config), model.description.classes
+    found, classes = look(case, model, config, report), model.description.classes
     pairs = measures.pairwise_dice(found.segmentation[None], case.labels, len(classes))[:, 0]
     dice = {name: float(np.nanmean(row)) if np.isfinite(row).any() else None for name, row in zip(classes[1:], pairs, strict=True)}
     likelihood = np.take_along_axis(found.probability, case.labels.astype(int), axis=0)  # of every reader's label
     return {"dice": dice, "nll": float(-np.log(np.maximum(likelihood, LEAST)).mean(dtype=float))}
 
 
-def _each(names: Sequence[str], compute: Callable[[str], Any], file: Path, report: Report, doing: str) -> dict[str, Any]:
+def _each(names: Sequence[str], compute: Callable[[str, Report], Any], file: Path, report: Report, doing: str) -> dict[str, Any]:
     """name -> what was computed; written after each case, so that a stop loses none."""
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for number, name in enumerate(names):
-        report(number / len(names), f"{doing} {name}, {number + 1} of {len(names)}")
+        text = f"{doing} {name}, {number + 1} of {len(names)}"
+        report(number / len(names), text)
         if name not in found:
-            found[name] = compute(name)
+            found[name] = compute(name, lambda fraction, _, number=number, text=text: report((number + fraction) / len(names), text))
             write_json(file, found)
     return {name: found[name] for name in names}

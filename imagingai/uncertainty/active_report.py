@@ -47,8 +47,9 @@ def draw_curves(curves: Curves) -> Figure:
 def campaign_table(campaign: Campaign, message: str) -> str:
     """The rounds as text for a terminal, and what to do now."""
     columns, rows = _rounds(campaign.curves)
-    width = max(map(len, columns)) + 2
-    return "\n".join(["".join(f"{cell:>{width}}" for cell in row) for row in (columns, *rows)] + ["", message, ""])
+    widths = [max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)]
+    lines = ["".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)]
+    return "\n".join([*lines, "", message, ""])
 
 
 def campaign_page(campaign: Campaign, chosen: Sequence[Mapping[str, Any]], message: str, settings: Mapping[str, Any]) -> str:

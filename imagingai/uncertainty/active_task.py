@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from imagingai.datasets import CaseFiles, find_cases
 from imagingai.device import use_threads
 from imagingai.errors import InputError
@@ -24,7 +26,7 @@ from imagingai.options import flag
 from imagingai.uncertainty.active import RANDOM, Outcome, Setting, draft, run_arm
 from imagingai.uncertainty.active_report import campaign_page, campaign_table, draw_curves
 from imagingai.uncertainty.config import SelectCasesConfig
-from imagingai.uncertainty.data import load_case, survey
+from imagingai.uncertainty.data import Case, load_case, survey
 from imagingai.uncertainty.frame import make_frame
 from imagingai.uncertainty.model import ModelDescription, save_model
 from imagingai.uncertainty.train import describe
@@ -72,11 +74,11 @@ def select_cases_files(inputs: dict[str, Path], config: SelectCasesConfig, folde
     campaign.next = draft({arm: outcome.scores for arm, outcome in outcomes.items()}, config.count, number)
     for arm, outcome in outcomes.items():
         campaign.curves[arm].append({"round": number, "labeled": len(campaign.labeled[arm]), **outcome.measured})
-    report(0.97, "Writing")
+    report(0.95, "Writing")
     rows = next_rows(campaign, outcomes, {case.name: case for case in pool}, setting.description)
     message = summary(campaign, len(pool), len(unlabeled), config.count)
     write(campaign, rows, message, outcomes[config.strategy], inputs, folder)
-    shutil.rmtree(state)
+    _clear(state)
     report(1.0, "Done")
     measured = {arm: curve[-1] for arm, curve in campaign.curves.items()}
     return {"round": number, "next": campaign.next, "measured": measured, "message": message, "table": campaign_table(campaign, message)}
@@ -168,7 +170,18 @@ def read_setting(pool: Sequence[CaseFiles], validation: Sequence[CaseFiles], cam
     campaign.grid = _plain({name: getattr(description, name) for name in ("dimension", "spacing", "intensity")})
     files, cases = {case.name: case for case in pool}, {case.name: load_case(case, description) for case in labeled}
     measured = [load_case(case, description) for case in validation]
+    _check_classes(list(cases.values()), description)
     return Setting(description, config, measured, lambda name: cases[name] if name in cases else load_case(files[name], description))
+
+
+def _check_classes(labeled: Sequence[Case], description: ModelDescription) -> None:
+    """Raise InputError for a structure that only the validation images have. One side alone may lack one: that is its choice."""
+    found = {int(k) for case in labeled for k in np.unique(case.labels)}
+    if missing := [name for k, name in enumerate(description.classes) if k and k not in found]:
+        raise InputError(
+            f"None of the {len(labeled)} labeled images has {listed(missing)}, which the validation images have. "
+            "Label an image that shows it too."
+        )
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,9 +206,17 @@ def _keep_state(state: Path, campaign: Campaign, setting: Setting, files: Sequen
             raise InputError(f"{state} already exists, and the round keeps its state there. Choose another output folder.")
         if json.loads(mark.read_text(encoding="utf-8")) == about:
             return
-        shutil.rmtree(state)
+        _clear(state)
     state.mkdir(parents=True, exist_ok=True)
     write_json(mark, about)
+
+
+def _clear(state: Path) -> None:
+    """Remove the state, what tells whose it is last: a kill in between must not leave a folder that looks like one of the user."""
+    for place in state.iterdir():
+        if place.is_dir():
+            shutil.rmtree(place)
+    shutil.rmtree(state)
 
 
 def run_arms(
