@@ -18,6 +18,8 @@ LIGHT = [
     "progress.py",
     "__main__.py",
     "batch.py",
+    "datasets.py",
+    "uncertainty/queue.py",
     *(str(p.relative_to(LIBRARY)) for p in LIBRARY.glob("*/config.py")),
 ]
 

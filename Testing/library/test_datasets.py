@@ -1,0 +1,61 @@
+"""Which files make a case: names, channels, readers."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagingai.datasets import find_cases, list_images
+from imagingai.errors import InputError
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_one_reader(tmp_path):
+    touch(tmp_path, "images/b.nii.gz", "images/a.nrrd", "images/.hidden.nii.gz", "images/notes.txt", "labels/a.nii.gz")
+    a, b = find_cases(tmp_path / "images", tmp_path / "labels")
+    assert (a.name, b.name) == ("a", "b")
+    assert a.labels == {"": tmp_path / "labels/a.nii.gz"} and b.labels == {}  # b is not labeled yet
+
+
+def test_several_readers_need_not_have_read_everything(tmp_path):
+    touch(tmp_path, "images/a.png", "images/b.png", "labels/anna/a.png", "labels/bert/a.png", "labels/bert/b.png")
+    a, b = find_cases(tmp_path / "images", tmp_path / "labels")
+    assert list(a.labels) == ["anna", "bert"] and list(b.labels) == ["bert"]
+
+
+def test_channels(tmp_path):
+    touch(tmp_path, "images/a_0000.nii.gz", "images/a_0001.nii.gz", "labels/a.nii.gz")
+    (case,) = find_cases(tmp_path / "images", tmp_path / "labels")
+    assert case.name == "a" and [file.name for file in case.images] == ["a_0000.nii.gz", "a_0001.nii.gz"] and case.labels
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["labels/a.png"], r"images is not a folder of images\."),
+        (["images/notes.txt", "labels/a.png"], r"images holds no images \(\.nii\.gz, \.nii"),
+        (["images/a.png"], r"labels is not a folder of labels\."),
+        (["images/a.png", "labels/readme.txt"], r"labels holds no label images \(\.nii\.gz"),
+        (["images/a.png", "labels/b.png"], r"labels has no labels for a\.png: the files need the same names\."),
+        (["images/a.png", "labels/a.png", "labels/x/a.png"], r"labels holds both label images and folders \(x\)\."),
+        (["images/a.png", "images/a.nii.gz", "labels/a.png"], r"a\.nii\.gz and a\.png are the same case a\. Remove or rename one"),
+        (
+            ["images/a_0000.png", "images/a_0001.png", "images/b_0000.png", "labels/a.png"],
+            r"b has 1 channels and a has 2: every case needs",
+        ),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path, files, message):
+    touch(tmp_path, *files)
+    with pytest.raises(InputError, match=message):
+        find_cases(tmp_path / "images", tmp_path / "labels")
+
+
+def test_a_file_instead_of_a_folder(tmp_path):
+    touch(tmp_path, "a.nii.gz")
+    with pytest.raises(InputError, match=r"a\.nii\.gz is not a folder of images\."):
+        list_images(tmp_path / "a.nii.gz")
