@@ -237,8 +237,8 @@ def test_another_round_does_not_go_on_from_a_stopped_one(folders, tmp_path):
 
 
 def test_slices_of_volumes_are_counted_as_in_the_file(folders, tmp_path):
-    thick = np.zeros((1, 6, 32, 32), np.float32)
-    thick[0, 2] = 1 + (np.indices((32, 32))[0] > 12)
+    thick = np.zeros((1, 3, 32, 32), np.float32)
+    thick[0, 1] = 1 + (np.indices((32, 32))[0] > 12)
     for images, labels, names, labeled in (("images", "labels", "abcdefgh", "ab"), ("validation_images", "validation_labels", "yz", "yz")):
         for name in names:
             save(Volume(thick, np.diag([5.0, 1, 1, 1])), folders[images] / f"{name}.nii.gz")
@@ -246,7 +246,7 @@ def test_slices_of_volumes_are_counted_as_in_the_file(folders, tmp_path):
             save(Volume((thick == 2).astype(np.uint8), np.diag([5.0, 1, 1, 1])), folders[labels] / f"{name}.nii.gz")
     play(tmp_path / "out", folders, dimension=2)
     rows = rows_of(tmp_path / "out")
-    assert all(re.fullmatch("i [0-5]", row["slice"]) for row in rows if row["arm"] == "entropy")
+    assert all(re.fullmatch("i [0-2]", row["slice"]) for row in rows if row["arm"] == "entropy")
     assert not any(row["slice"] for row in rows if row["arm"] == "random")
 
 
