@@ -24,7 +24,7 @@ from ImagingAILib.labels import labelsOf, valuesByName
 from ImagingAILib.nodes import NodeError
 from ImagingAILib.world import arrayOf, imageOf, matrixOf
 
-SHOWN_FROM = 0.02  # share of the highest value: below it a map is transparent
+SHOWN_FROM = 0.1  # share of the highest value: below it a map is transparent
 PLACES, APART = 5, 10.0  # uncertain places to look at, and their distance in mm at least
 CORRECTED = "corrected.nii.gz"
 UNITS = {"bit": "bit", "mm": "mm", "1": "1"}  # UCUM code -> what the legend says
@@ -32,7 +32,7 @@ UNITS = {"bit": "bit", "mm": "mm", "1": "1"}  # UCUM code -> what the legend say
 
 @dataclass(frozen=True)
 class MapKind:
-    """How a map is shown. high: the value of the brightest color, 0: the highest of the map; unit: a UCUM code."""
+    """How a map is shown. high: the value of the brightest color, 0: by the map; unit: a UCUM code."""
 
     title: str
     unit: str
@@ -80,6 +80,7 @@ class Case:
         node.SetReferenceImageGeometryParameterFromVolumeNode(labelMap)
         slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(labelMap, node)
         node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetSliceIntersectionThickness(2)
         self.colors = labelMap.GetDisplayNode().GetColorNode()
         self.grid = imageOf(labelMap)
         files.removeNode(labelMap)
@@ -112,7 +113,7 @@ class Case:
         unit, display = slicer.vtkCodedEntry(), node.GetDisplayNode()
         unit.SetValueSchemeMeaning(kind.unit, "UCUM", UNITS[kind.unit])
         node.SetVoxelValueUnits(unit)
-        high = kind.high or max(float(slicer.util.arrayFromVolume(node).max()), 1.0)
+        high = kind.high or usualHigh(slicer.util.arrayFromVolume(node))
         display.SetAutoWindowLevel(False)
         display.SetWindowLevel(high, high / 2)
         display.SetAndObserveColorNodeID(colors.GetID())
@@ -217,6 +218,12 @@ class Case:
                 slicer.mrmlScene.RemoveNode(legend)
             files.removeNode(node)
         self._made, self.maps, self.samples, self.browser = set(), {}, None, None
+
+
+def usualHigh(array: np.ndarray) -> float:
+    """A whole number that nearly all positive values are below."""
+    positive = array[array > 0]
+    return float(np.ceil(np.percentile(positive, 95))) if positive.size else 1.0
 
 
 def legendOf(node):

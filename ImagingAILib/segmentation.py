@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +124,19 @@ def writePairs(pairs: list[tuple], folder: Path) -> dict[str, str]:
     return {"images": str(root / "images"), "labels": str(root / "labels")}
 
 
+def newFolder(keepIn: str, name: str) -> Path:
+    """A folder for a result in `keepIn` that does not exist, named after the image; without it a temporary one."""
+    if not keepIn:
+        return Path(tempfile.mkdtemp(prefix="UncertaintySeg-", dir=slicer.app.temporaryPath))
+    (plain,) = distinct([name])
+    return next(path for n in count(1) if not (path := Path(keepIn) / (plain if n == 1 else f"{plain}-{n}")).exists())
+
+
 def distinct(names: list[str]) -> list[str]:
     """Names for files: letters, digits and -, each once."""
     found: list[str] = []
     for name in names:
-        plain = re.sub(r"[^\w-]+", "-", name).strip("-") or "reader"
+        plain = re.sub(r"[^\w-]+", "-", name).strip("-") or "case"
         number = next(n for n in range(1, len(names) + 2) if (plain if n == 1 else f"{plain}-{n}") not in found)
         found.append(plain if number == 1 else f"{plain}-{number}")
     return found

@@ -1,6 +1,5 @@
 """Segment volumes and see where the result is uncertain; check the quality of many; train own models, and choose what to label next."""
 
-import tempfile
 from pathlib import Path
 
 import slicer
@@ -22,7 +21,7 @@ from ImagingAILib.case_view import CaseView, SegmentResults
 from ImagingAILib.panel import TaskPanel, connectPlaces, fitTab
 from ImagingAILib.parameters import Parameters, camelCase
 from ImagingAILib.queue_view import QueueView
-from ImagingAILib.segmentation import FolderRun, SegmentationRun, TrainingRun, pairsOfScene
+from ImagingAILib.segmentation import FolderRun, SegmentationRun, TrainingRun, newFolder, pairsOfScene
 from ImagingAILib.training_view import FROM_SCENE, FolderResults, NextCases, PairsView, TrainingResults, following
 
 DOCS = "https://github.com/ImagingAI/SlicerImagingAI/blob/main/docs/modules/UncertaintySeg.md"
@@ -113,7 +112,8 @@ class UncertaintySegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # --- what the buttons start
 
     def startSegment(self, parameters, timer, onProgress, onDone) -> SegmentationRun:
-        return self.logic.start(parameters.nodes(), parameters.files(), parameters.values(), timer, onProgress, onDone)
+        given = (parameters.nodes(), parameters.files(), parameters.values(), parameters.file("output"))
+        return self.logic.start(*given, timer, onProgress, onDone)
 
     def startTraining(self, parameters, timer, onProgress, onDone) -> TrainingRun:
         isScene = self.train.ui.sourceBox.currentIndex == FROM_SCENE
@@ -200,14 +200,14 @@ class UncertaintySegLogic(ScriptedLoadableModuleLogic):
     >>> run.case.segmentation, run.case.map("entropy"), run.case.sample(3), run.result["volumes"]
     """
 
-    def segment(self, imageNode, callback=None, **more) -> SegmentationRun:
+    def segment(self, imageNode, callback=None, keepIn="", **more) -> SegmentationRun:
         """Segment a volume.
 
         more: nodes by the names of the inputs (image2, image3, image4, labels), files by theirs (model, quality, atlasImages,
-        atlasLabels, dicom, or a folder of labels) and options by their names on the command line (samples=8, tta=True ...).
+        atlasLabels, series, or a folder of labels) and options by their names on the command line (samples=8, tta=True ...).
         Without `callback` it blocks and raises RuntimeError if the segmentation fails; with it, it returns at once and
         callback(run) is called at the end (state done, failed or cancelled). Raises NodeError or InputError for nodes and options
-        that cannot be used.
+        that cannot be used. keepIn: a folder that gets a folder for this result; without it that is a temporary one.
         """
         given = {INPUTS[name]: value for name, value in more.items() if name in INPUTS and value is not None}
         chosen = {"image": imageNode, **{name: node for name, node in given.items() if hasattr(node, "GetID")}}
@@ -215,20 +215,20 @@ class UncertaintySegLogic(ScriptedLoadableModuleLogic):
         config = {name: value for name, value in more.items() if name not in INPUTS}
         from_dict(SegmentConfig, config)  # complains before anything is written
         if callback is None:
-            run = self.start(chosen, inputs, config)
+            run = self.start(chosen, inputs, config, keepIn)
             run.run.wait()
             if run.state == "failed":
                 raise RuntimeError(run.error)
             return run
         import qt  # the rest of the logic works without
 
-        return self.start(chosen, inputs, config, qt.QTimer(), onDone=callback)
+        return self.start(chosen, inputs, config, keepIn, qt.QTimer(), onDone=callback)
 
     def start(
-        self, chosen: dict, inputs: dict, config: dict, timer=None, onProgress=lambda line: None, onDone=lambda run: None
+        self, chosen: dict, inputs: dict, config: dict, keepIn="", timer=None, onProgress=lambda line: None, onDone=lambda run: None
     ) -> SegmentationRun:
         """Write the nodes into a new job folder and start the child process."""
-        folder = Path(tempfile.mkdtemp(prefix="UncertaintySeg-", dir=slicer.app.temporaryPath))
+        folder = newFolder(str(keepIn), chosen["image"].GetName())
         run = SegmentationRun(chosen, inputs, config, folder)
         run.start(install.python(), install.jobEnvironment(), timer, onProgress, onDone)
         return run

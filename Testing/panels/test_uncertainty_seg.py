@@ -209,6 +209,18 @@ def test_inputs_reach_the_job(host, panel, image, click, typeText, waitUntil, tm
     assert labels.GetScene()
 
 
+def test_results_are_kept_side_by_side_for_the_queue(panel, click, typeText, waitUntil, tmp_path):
+    typeText(panel.segment.ui.outputFile, str(tmp_path / "kept"))
+    for _time in range(2):
+        click(panel.segment.ui.applyButton)
+        finish(panel, "segment", waitUntil)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["MR", "MR-2"]
+    tab(panel, "Queue")
+    typeText(panel.queue.ui.resultsFile, str(tmp_path / "kept"))
+    click(panel.queue.ui.openButton)
+    assert cases(panel) == ["MR", "MR-2"]
+
+
 def test_closing_the_scene_ends_the_job(panel, click, waitUntil, typeText):
     typeText(panel.segment.ui.samplesOption, "99")
     click(panel.segment.ui.applyButton)
