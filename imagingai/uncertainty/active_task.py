@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from imagingai.datasets import CaseFiles, find_cases
-from imagingai.device import use_threads
+from imagingai.device import keep_memory, use_threads
 from imagingai.errors import InputError
 from imagingai.job import Report, part, write_json
 from imagingai.options import flag
@@ -64,6 +64,7 @@ def select_cases_files(inputs: dict[str, Path], config: SelectCasesConfig, folde
     The state of an unfinished round is kept in `training` beside the folder, so that the same job goes on where it stopped.
     """
     use_threads(config.threads)
+    keep_memory()
     report(0.0, "Reading the images")
     pool, validation = find_pool(inputs)
     campaign = _begin(inputs.get("previous"), pool, validation, config)

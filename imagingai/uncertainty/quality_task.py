@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from imagingai.datasets import CaseFiles, find_cases
-from imagingai.device import use_threads
+from imagingai.device import keep_memory, use_threads
 from imagingai.errors import InputError
 from imagingai.job import Report, part
 from imagingai.uncertainty import calibration, evaluate, measures, queue
@@ -31,6 +31,7 @@ CERTAIN = 0.001  # voxels whose background is more certain than 1 - this would h
 def learn_quality_files(inputs: dict[str, Path], config: LearnQualityConfig, folder: Path, report: Report) -> dict[str, Any]:
     """Segment labeled controls, and a spoiled copy of each; write what is normal into quality.json, and report.html."""
     use_threads(config.threads)
+    keep_memory()
     report(0.0, "Reading")
     model = load_model(inputs.get("model"))
     cases = [case for case in find_cases(inputs["images"], inputs["labels"]) if case.labels]

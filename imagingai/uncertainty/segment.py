@@ -120,18 +120,22 @@ def draw_samples(
 
 
 def predict(seen: Tensor, model: SegmentationModel, seeds: Sequence[int], config: SegmentConfig, report: Report = ignore) -> Tensor:
-    """Logits (1, S, K, X, Y, Z) of an image (1, C, X, Y, Z), window by window (MONAI's sliding windows, blended)."""
+    """Logits (1, S, K, X, Y, Z) of an image (1, C, X, Y, Z), window by window (MONAI's sliding windows, blended).
+
+    The windows have the size of the training: the networks scale by the statistics of what they see, and a whole
+    image of 35 x 53 x 35 instead of windows of 32^3 cost 0.10 Dice.
+    """
     from monai.inferers import sliding_window_inference
 
     description, device = model.description, next(model.networks[0].parameters()).device
     classes, slices, done = len(description.classes), description.dimension == 2, [0]
     total = _count_windows(seen.shape[2:], description.patch, config.overlap)
 
-    def run(window: Tensor) -> Tensor:
+    def run(image: Tensor) -> Tensor:
         report(done[0] / total, "")
         done[0] += 1
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            logits = model.sample(window[..., 0] if slices else window, seeds)
+            logits = model.sample(image[..., 0] if slices else image, seeds)
         return logits.float().flatten(1, 2)[(..., None) if slices else ...]
 
     with torch.inference_mode():

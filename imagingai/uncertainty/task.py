@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from imagingai.datasets import find_cases
-from imagingai.device import use_threads
+from imagingai.device import keep_memory, use_threads
 from imagingai.errors import InputError
 from imagingai.job import Report, part
 from imagingai.uncertainty import evaluate
@@ -32,6 +32,7 @@ MAPS = {"entropy": "bit", "mutual_information": "bit", "expected_entropy": "bit"
 def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, report: Report) -> dict[str, Any]:
     """Segment a file and write what `config.outputs` names; returns volumes, uncertainty and the traffic light."""
     use_threads(config.threads)
+    keep_memory()
     report(0.0, "Reading")
     model = load_model(inputs.get("model"))
     quality = load_quality(inputs["quality"], model.identity) if "quality" in inputs else None

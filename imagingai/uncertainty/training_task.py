@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from imagingai.datasets import CaseFiles, find_cases, list_images
-from imagingai.device import use_threads
+from imagingai.device import keep_memory, use_threads
 from imagingai.errors import InputError, WeightsError
 from imagingai.job import Report, part
 from imagingai.networks import parameters
@@ -34,6 +34,7 @@ def train_files(inputs: dict[str, Path], config: TrainSegmentationConfig, folder
     same job goes on where it stopped.
     """
     use_threads(config.threads)
+    keep_memory()
     report(0.0, "Reading the training data")
     source, description, text = find_source(inputs, config)
     initial = _start(inputs.get("initial"), description)
