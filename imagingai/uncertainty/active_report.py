@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 VERDICT = (
     "Choosing by uncertainty did not beat choosing at random in Czolbe et al. (2021), section 4.5 and figure 8: for no model and on no "
-    "data set; random choice even learned faster, because uncertain images are often those on which readers disagree. So believe "
+    "data set; random choice even learned faster, perhaps because uncertain images are often those on which readers disagree. Believe "
     "the curves of your own images, and only a difference that stays over several rounds: one campaign is one throw of the dice."
 )
 FAIRNESS = (
     "Both sides began with the same labeled images. Each learns only from its own choice, from scratch in every round, with the same "
     "steps and seed; the validation images take no part in it. They choose in turns among the images without labels, and who "
-    "begins alternates; no image is asked for twice. Images that were labeled without being asked for count for both sides. "
-    "When most images are labeled, chance can only choose among those that the strategy has left: the first rounds say most."
+    "begins alternates; both get the same image only when too few are left. Images that were labeled without "
+    "being asked for count for both sides. When most images are labeled, "
+    "chance can only choose among those that the strategy has left: the first rounds say most."
 )
 
 
