@@ -274,11 +274,25 @@ def connectPlaces(ui) -> None:
         widget.connect("currentPathChanged(QString)", partial(slicer.app.settings().setValue, key))
 
 
-def fitTab(tabs, index: int) -> None:
-    """Make tabs as high as the one that is shown."""
-    for number in range(tabs.count):
-        vertical = qt.QSizePolicy.Preferred if number == index else qt.QSizePolicy.Ignored
-        tabs.widget(number).setSizePolicy(qt.QSizePolicy.Preferred, vertical)
+class Tabs:
+    """Fills a QTabWidget so that it is as high as the page that is shown: the content of the others is hidden."""
+
+    def __init__(self, widget) -> None:
+        self.widget, self.contents = widget, []
+        widget.connect("currentChanged(int)", self.fit)
+
+    def add(self, content, title: str) -> None:
+        page = qt.QWidget()
+        layout = qt.QVBoxLayout(page)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(content)
+        self.contents.append(content)
+        self.widget.addTab(page, title)
+        self.fit(self.widget.currentIndex)
+
+    def fit(self, index: int) -> None:
+        for number, content in enumerate(self.contents):
+            content.visible = number == index
 
 
 def holdsSomething(node) -> bool:

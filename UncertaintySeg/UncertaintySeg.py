@@ -18,7 +18,7 @@ from imagingai.tasks import TASKS
 from imagingai.uncertainty.config import SegmentConfig
 from ImagingAILib import install
 from ImagingAILib.case_view import CaseView, SegmentResults
-from ImagingAILib.panel import TaskPanel, connectPlaces, fitTab
+from ImagingAILib.panel import Tabs, TaskPanel, connectPlaces
 from ImagingAILib.parameters import Parameters, camelCase
 from ImagingAILib.queue_view import QueueView
 from ImagingAILib.segmentation import FolderRun, SegmentationRun, TrainingRun, newFolder, pairsOfScene
@@ -76,8 +76,8 @@ class UncertaintySegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "Train": _("Train"),
             "Active": _("Active learning"),
         }
+        self.tabs = Tabs(self.ui.tabs)
         pages = {name: self.addTab(name, title) for name, title in titles.items()}
-        self.ui.tabs.connect("currentChanged(int)", self.onTab)
         self.segment = self.addPanel(pages["Segment"], "segment", self.startSegment, SegmentResults(self.view))
         self.queue = QueueView(pages["Queue"], self.view)
         quality = FolderResults(pages["Quality"], lambda folder: self.segment.parameters.setFile("quality", str(folder / "quality.json")))
@@ -93,11 +93,10 @@ class UncertaintySegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         nextCases = NextCases(active, self.nextRound, lambda: self.active.parameters.file("images"))
         self.active = self.addPanel(active, "select-cases", self.startInFolder, nextCases, outputMissing)
         self.onSource(train.sourceBox.currentIndex)
-        self.onTab(0)
 
     def addTab(self, name: str, title: str):
         widget = slicer.util.loadUI(self.resourcePath(f"UI/UncertaintySeg{name}.ui"))
-        self.ui.tabs.addTab(widget, title)
+        self.tabs.add(widget, title)
         widget.setMRMLScene(slicer.mrmlScene)
         return slicer.util.childWidgetVariables(widget)
 
@@ -105,9 +104,6 @@ class UncertaintySegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         panel = TaskPanel(ui, task, self.resourcePath(REQUIREMENTS), start, results, check, prefix=f"{task}.")
         self.panels[task] = panel
         return panel
-
-    def onTab(self, index: int) -> None:
-        fitTab(self.ui.tabs, index)
 
     # --- what the buttons start
 
