@@ -110,6 +110,7 @@ def test_choose_what_to_label_next(host, openModule, click, typeText, waitUntil,
     assert names <= {f"case{number}" for number in range(3, 7)}, "labeled ones are not chosen"
     active.ui.nextTable.setCurrentCell(0, 1)
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-1].GetName() in names
+    host.screenshot(widget, "uncertainty-active")
     campaign = json.loads((tmp_path / "round1" / "campaign.json").read_text())
     assert set(campaign["curves"]) == {"mutual_information", "random"}
     assert active.ui.outputFile.currentPath == str(tmp_path / "round2")

@@ -12,7 +12,13 @@ slicer = pytest.importorskip("slicer", reason="needs Slicer's MRML classes: pip 
 
 DATA = Path(__file__).parents[1] / "Data"
 PATIENCE = 900  # seconds
-TRAINING = {"dimension": "2", "patch": "48", "batch": "4", "steps": "120", "every": "10", "held_out": "0.5"}
+TRAINING = {"dimension": "2", "patch": "32", "batch": "2", "steps": "100", "every": "10", "held_out": "0.5"}
+
+
+@pytest.fixture
+def study(tmp_path_factory):
+    """A folder whose name may be seen in the pictures."""
+    return tmp_path_factory.mktemp("study")
 
 
 @pytest.fixture
@@ -35,9 +41,9 @@ def run(panel, click, waitUntil) -> None:
     assert panel.ui.statusLabel.text.startswith("Done"), panel.ui.logText.toPlainText()
 
 
-def test_pictures_of_segmenting_and_of_the_queue(host, panel, click, typeText, waitUntil, tmp_path):
+def test_pictures_of_segmenting_and_of_the_queue(host, panel, click, typeText, waitUntil, study):
     ui, segment = panel.ui, panel.segment
-    typeText(segment.ui.outputFile, str(tmp_path / "results"))
+    typeText(segment.ui.outputFile, str(study / "results"))
     host.choose(segment.ui.imageSelector, "brain fixed")
     host.screenshot(panel, "uncertainty-ready")
     click(segment.ui.applyButton)
@@ -56,14 +62,17 @@ def test_pictures_of_segmenting_and_of_the_queue(host, panel, click, typeText, w
         host.choose(segment.ui.imageSelector, name)
         run(segment, click, waitUntil)
     ui.tabs.setCurrentIndex(1)
-    typeText(panel.queue.ui.resultsFile, str(tmp_path / "results"))
+    typeText(panel.queue.ui.resultsFile, str(study / "results"))
     click(panel.queue.ui.openButton)
     panel.queue.ui.queueTable.selectRow(0)
     host.screenshot(panel, "uncertainty-queue")
     host.sliceView("uncertainty-view-worst")
+    panel.ui.tabs.setCurrentIndex(2)
+    ui.resultsSection.collapsed = True
+    host.screenshot(panel, "uncertainty-quality")
 
 
-def test_pictures_of_training(host, panel, click, typeText, waitUntil, tmp_path):
+def test_pictures_of_training(host, panel, click, typeText, waitUntil, study):
     from ImagingAILib.segmentation import addPair
 
     for which in ("fixed", "moving"):
@@ -74,6 +83,6 @@ def test_pictures_of_training(host, panel, click, typeText, waitUntil, tmp_path)
     panel.pairs.fill()
     for name, text in TRAINING.items():
         panel.train.parameters.setText(name, text)
-    typeText(panel.train.ui.outputFile, str(tmp_path / "model"))
+    typeText(panel.train.ui.outputFile, str(study / "model"))
     run(panel.train, click, waitUntil)
     host.screenshot(panel, "uncertainty-train")
