@@ -76,7 +76,7 @@ def main() -> None:
     """Measure what is missing."""
     arguments = parser(__doc__)
     arguments.add_argument("--models", nargs="+", choices=list(NAMES), default=list(NAMES))
-    arguments.add_argument("--networks", nargs="+", choices=("light", "unet"), default=("light", "unet"))
+    arguments.add_argument("--networks", nargs="+", choices=("fast", "light", "unet"), default=("fast", "light", "unet"))
     arguments.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"), default=("float32", "bfloat16"))
     arguments.add_argument("--side", type=int, default=128, help="voxels along each axis")
     arguments.add_argument("--samples", type=int, default=16)
