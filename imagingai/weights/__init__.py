@@ -40,10 +40,10 @@ def save_weights(path: Path, network: UNet, description: Description) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write tensors in half precision, with what they are for (as JSON) and a checksum."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     halves = {name: value.detach().half().cpu().contiguous() for name, value in tensors.items()}
-    save_file(halves, path, {"imagingai": json.dumps({**facts, "sha256": _digest(halves)})})
+    path.write_bytes(save(halves, {"imagingai": json.dumps({**facts, "sha256": _digest(halves)})}))  # save_file leaves it unreadable to others
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
