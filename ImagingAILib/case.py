@@ -24,7 +24,7 @@ from ImagingAILib.labels import labelsOf, valuesByName
 from ImagingAILib.nodes import NodeError
 from ImagingAILib.world import arrayOf, imageOf, matrixOf
 
-SHOWN_FROM = 0.1  # share of the highest value: below it a map is transparent
+SHOWN_FROM = 0.1  # share of the scale (of a fixed one): below it a map is transparent
 PLACES, APART = 5, 10.0  # uncertain places to look at, and their distance in mm at least
 CORRECTED = "corrected.nii.gz"
 UNITS = {"bit": "bit", "mm": "mm", "1": "1"}  # UCUM code -> what the legend says
@@ -108,25 +108,15 @@ class Case:
         if node is not None and node.GetScene():
             return node
         kind = self.kinds()[name]
-        colors, before = compare.mapColors(kind.colors), nodeIDs()
-        node = files.readVolume(self.folder / f"{name}.nii.gz", _("{name} {map}").format(name=self.name, map=name.replace("_", " ")))
-        unit, display = slicer.vtkCodedEntry(), node.GetDisplayNode()
-        unit.SetValueSchemeMeaning(kind.unit, "UCUM", UNITS[kind.unit])
-        node.SetVoxelValueUnits(unit)
-        high = kind.high or usualHigh(slicer.util.arrayFromVolume(node))
-        display.SetAutoWindowLevel(False)
-        display.SetWindowLevel(high, high / 2)
-        display.SetAndObserveColorNodeID(colors.GetID())
-        display.SetThreshold(SHOWN_FROM * high, 1e9)
-        display.ApplyThresholdOn()
+        compare.mapColors(kind.colors)  # all cases share it
+        before = nodeIDs()
+        node = readMap(self.folder / f"{name}.nii.gz", _("{name} {map}").format(name=self.name, map=name.replace("_", " ")), kind)
         self.maps[name] = node
         self._made |= nodeIDs() - before
         return node
 
     def legend(self, name: str) -> str:
-        kind = self.kinds()[name]
-        title = kind.title.partition(":")[0]
-        return title if kind.unit == "1" else f"{title} ({UNITS[kind.unit]})"
+        return legendTitle(self.kinds()[name])
 
     # --- samples
 
@@ -218,6 +208,25 @@ class Case:
                 slicer.mrmlScene.RemoveNode(legend)
             files.removeNode(node)
         self._made, self.maps, self.samples, self.browser = set(), {}, None, None
+
+
+def readMap(path: Path, name: str, kind: MapKind):
+    """A map as a volume node with its unit, colors and window. Raises `NodeError`."""
+    node, unit = files.readVolume(path, name), slicer.vtkCodedEntry()
+    unit.SetValueSchemeMeaning(kind.unit, "UCUM", UNITS[kind.unit])
+    node.SetVoxelValueUnits(unit)
+    high, display = kind.high or usualHigh(slicer.util.arrayFromVolume(node)), node.GetDisplayNode()
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevel(high, high / 2)
+    display.SetAndObserveColorNodeID(compare.mapColors(kind.colors).GetID())
+    display.SetThreshold(max(SHOWN_FROM * kind.high, 1e-3), 1e9)
+    display.ApplyThresholdOn()
+    return node
+
+
+def legendTitle(kind: MapKind) -> str:
+    title = kind.title.partition(":")[0]
+    return title if kind.unit == "1" else f"{title} ({UNITS[kind.unit]})"
 
 
 def usualHigh(array: np.ndarray) -> float:

@@ -28,9 +28,10 @@ def readHistories(folder: Path) -> dict[str, list[Row]]:
 
 
 def quantities(histories: dict[str, list[Row]]) -> list[str]:
-    """What can be drawn: score and loss first."""
+    """What can be drawn: Dice and losses first; the score only if there is no Dice, as it is the negative of a loss then."""
     names = {name for rows in histories.values() for row in rows for name, value in row.items() if isinstance(value, (int, float))}
-    return sorted(names - set(NO_CURVE), key=lambda name: (name != "score", name != "loss", name))
+    names -= {*NO_CURVE, *(["score"] if "dice" in names else [])}
+    return sorted(names, key=lambda name: (name not in ("dice", "score"), not name.startswith("loss"), name))
 
 
 class Curves:

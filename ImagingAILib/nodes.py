@@ -36,17 +36,19 @@ def writeVolume(node, path, without=None) -> None:
     _writeImage(worldImage(node, without), path)
 
 
-def writeLabels(nodes: Sequence, references: Sequence, paths: Sequence, without=None) -> dict[int, str]:
+def writeLabels(
+    nodes: Sequence, references: Sequence, paths: Sequence, without=None, known: dict[int, str] | None = None
+) -> dict[int, str]:
     """Write label map volumes or segmentations on the grids of their reference volumes; returns the name of every value.
 
     Equal names get equal values in all files. The values of a label map volume without names (a color table of its own)
-    stay as they are. Beside each file the names are written as .csv.
+    stay as they are. `known` names have their values already. Beside each file the names are written as .csv.
     """
     for reference in references:
         checkVolume(reference)
     grids = [worldGrid(reference, without) for reference in references]
     found = [labelsOf(node, grid, without) for node, grid in zip(nodes, grids, strict=True)]
-    tables, names = valuesByName([names for _array, names in found])
+    (_known, *tables), names = valuesByName([{0: "", **(known or {})}, *(names for _array, names in found)])
     for (array, _names), table, grid, path in zip(found, tables, grids, paths, strict=True):
         writeValues(renumbered(array, table), grid, names, path)
     return names

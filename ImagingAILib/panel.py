@@ -178,7 +178,11 @@ class TaskPanel(VTKObservationMixin):
         if not self.parameters:
             return _("There is no scene.")
         for item in self.parameters.task.inputs:
-            if item.required and not (self.parameters.nodeOf(item.name) or self.parameters.file(item.name)):
+            if (
+                item.required
+                and item.name in (*self.selectors, *self.files)
+                and not (self.parameters.nodeOf(item.name) or self.parameters.file(item.name))
+            ):
                 text = _("Choose the {name} volume.") if item.name in self.selectors else _("Choose the {name}.")
                 return text.format(name=item.name.replace("_", " "))
         return self.check(self.parameters)

@@ -12,6 +12,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from imagingai.datasets import read_label_names
 from ImagingAILib import nodes as files
 from ImagingAILib.case import Case
 from ImagingAILib.nodes import NodeError
@@ -76,6 +77,23 @@ class TrainingRun(FolderRun):
     @property
     def model(self) -> Path:
         return self.folder / "model.safetensors"
+
+
+class ReadersRun(FolderRun):
+    """Compares the readers of an image of the scene; result: a folder of segment whose samples are compared with them, or nothing."""
+
+    def __init__(self, image, result: str, config: dict[str, Any], folder: Path) -> None:
+        super().__init__("compare-raters", {"result": result} if result else {}, config, folder)
+        self.image = image
+
+    def writeInputs(self) -> dict[str, str]:
+        pairs = [pair for pair in pairsOfScene() if pair[0] is self.image]
+        place, names = self.folder / FROM_SCENE, distinct([reader or labels.GetName() for _image, labels, reader in pairs])
+        place.mkdir(parents=True)
+        paths = [place / f"{name}.nrrd" for name in names]
+        known = read_label_names(Path(self.inputs["result"]) / "segmentation.nii.gz") if self.inputs else {}
+        files.writeLabels([labels for _image, labels, _reader in pairs], [self.image] * len(pairs), paths, known=known)
+        return {**self.inputs, "labels": str(place)}
 
 
 # --- pairs of an image and a segmentation of it, in the scene

@@ -21,7 +21,8 @@ from ImagingAILib.case_view import CaseView, SegmentResults
 from ImagingAILib.panel import Tabs, TaskPanel, connectPlaces
 from ImagingAILib.parameters import Parameters, camelCase
 from ImagingAILib.queue_view import QueueView
-from ImagingAILib.segmentation import FolderRun, SegmentationRun, TrainingRun, newFolder, pairsOfScene
+from ImagingAILib.readers_view import ReadersResults, readersMissing
+from ImagingAILib.segmentation import FolderRun, ReadersRun, SegmentationRun, TrainingRun, newFolder, pairsOfScene
 from ImagingAILib.training_view import FROM_SCENE, FolderResults, NextCases, PairsView, TrainingResults, following
 
 DOCS = "https://github.com/ImagingAI/SlicerImagingAI/blob/main/docs/modules/UncertaintySeg.md"
@@ -74,6 +75,7 @@ class UncertaintySegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "Queue": _("Queue"),
             "Quality": _("Quality"),
             "Train": _("Train"),
+            "Readers": _("Readers"),
             "Active": _("Active learning"),
         }
         self.tabs = Tabs(self.ui.tabs)
@@ -88,7 +90,11 @@ class UncertaintySegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         train.sourceBox.addItems([_("segmentations of this scene"), _("folders")])
         train.sourceBox.connect("currentIndexChanged(int)", self.onSource)
-        self.pairs = PairsView(train, self.train.updateApply)
+        readers = pages["Readers"]
+        check = lambda parameters: readersMissing(readers.imageSelector.currentNode())  # noqa: E731
+        self.readers = self.addPanel(readers, "compare-raters", self.startReaders, ReadersResults(readers), check)
+        readers.imageSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onPairs)
+        self.pairs = PairsView(train, self.onPairs)
         active = pages["Active"]
         nextCases = NextCases(active, self.nextRound, lambda: self.active.parameters.file("images"))
         self.active = self.addPanel(active, "select-cases", self.startInFolder, nextCases, outputMissing)
@@ -118,6 +124,12 @@ class UncertaintySegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         run.start(install.python(), install.jobEnvironment(), timer, onProgress, onDone)
         return run
 
+    def startReaders(self, parameters, timer, onProgress, onDone) -> ReadersRun:
+        image = self.readers.ui.imageSelector.currentNode()
+        run = ReadersRun(image, parameters.file("result"), parameters.values(), newFolder("", image.GetName()))
+        run.start(install.python(), install.jobEnvironment(), timer, onProgress, onDone)
+        return run
+
     def startInFolder(self, parameters, timer, onProgress, onDone) -> FolderRun:
         """A task whose folder the user has chosen."""
         task = next(name for name, panel in self.panels.items() if panel.parameters is parameters)
@@ -138,6 +150,11 @@ class UncertaintySegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return outputMissing(parameters)
 
     # --- what one tab does for another
+
+    def onPairs(self, _node=None) -> None:
+        """The pairs of the scene are what Train learns from and Readers compares."""
+        self.train.updateApply()
+        self.readers.updateApply()
 
     def onSource(self, index: int) -> None:
         self.train.ui.pairsSection.visible = index == FROM_SCENE

@@ -246,6 +246,12 @@ def test_histories_of_a_running_and_of_a_finished_training(tmp_path):
         (tmp_path / "training" / member / "history.json").write_text(json.dumps(rows))
     running = curves.readHistories(tmp_path)
     assert running == {"0": rows, "1": rows} and curves.quantities(running) == ["score", "loss"]
+    assert curves.quantities({"": [{"step": 1, "score": -1.0, "loss_validation": 1.0, "loss": 2.0, "dice": 0.5, "dice Liver": 0.5}]}) == [
+        "dice",
+        "loss",
+        "loss_validation",
+        "dice Liver",
+    ]
     for path in (tmp_path / "training").rglob("history.json"):
         path.unlink()
     (tmp_path / "history.json").write_text(json.dumps([rows, rows]))

@@ -58,7 +58,7 @@ def test_train_on_the_scene_then_segment_and_decide(host, openModule, click, typ
     typeText(train.ui.outputFile, str(tmp_path / "model"))
     run(train, click, waitUntil)
     assert train.ui.useButton.enabled, train.ui.logText.toPlainText()
-    assert [train.ui.quantityBox.itemText(k) for k in range(2)] == ["score", "loss"]
+    assert [train.ui.quantityBox.itemText(k) for k in range(3)] == ["dice", "loss", "loss_validation"]
     click(train.ui.useButton)
     host.choose(segmenting.ui.imageSelector, "scan 5")
     click(segmenting.ui.moreSection)
@@ -85,9 +85,40 @@ def test_train_on_the_scene_then_segment_and_decide(host, openModule, click, typ
     assert widget.queue.rows[0]["decision"] == "accept"
 
 
+def test_compare_readers(host, openModule, click, waitUntil):
+    widget = openModule("UncertaintySeg")
+    from ImagingAILib.segmentation import addPair
+
+    image, first = addDisk(0)
+    addPair(image, first, "Ann")
+    second = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn by Bob")
+    second.SetReferenceImageGeometryParameterFromVolumeNode(image)
+    segment = second.GetSegmentation().AddEmptySegment("disk", "Disk")
+    mask = np.roll(disk(0)[1], 2, axis=2)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, second, segment, image)
+    widget.ui.tabs.setCurrentIndex(4)
+    ui = widget.readers.ui
+    host.choose(ui.imageSelector, "scan 0")
+    assert ui.applyButton.toolTip == "Add at least two segmentations of the image in the tab Train."
+    addPair(image, second, "Bob")
+    widget.pairs.fill()
+    run(widget.readers, click, waitUntil)
+    assert ui.readersTable.rowCount == 1, ui.logText.toPlainText()
+    overlap = disk(0)[1] * mask
+    assert ui.readersTable.item(0, 1).text() == f"{overlap.sum() / mask.sum():.2f}" and "unanimous" in ui.messageLabel.text
+    entropy = widget.readers.results.shown
+    assert np.array_equal(slicer.util.arrayFromVolume(entropy) > 0, disk(0)[1] != mask)
+    host.screenshot(widget, "uncertainty-readers")
+    host.sliceView("uncertainty-view-readers")
+    host.choose(ui.mapBox, "Agreement: share of the readers for the most frequent structure")
+    assert set(np.unique(slicer.util.arrayFromVolume(widget.readers.results.shown))) == {0.5, 1.0}
+    slicer.mrmlScene.Clear(0)
+    assert not ui.mapBox.enabled and ui.readersTable.rowCount == 0
+
+
 def test_choose_what_to_label_next(host, openModule, click, typeText, waitUntil, tmp_path):
     widget = openModule("UncertaintySeg")
-    widget.ui.tabs.setCurrentIndex(4)
+    widget.ui.tabs.setCurrentIndex(5)
     for number in range(9):
         image, labels = disk(number)
         where = "validation" if number > 6 else "pool"

@@ -22,7 +22,7 @@ from imagingai.tasks import TASKS, load  # noqa: E402
 from imagingai.volume import Volume, save  # noqa: E402
 
 HERE = Path(__file__).parent
-TABS = ("Segment", "Queue", "Quality", "Train", "Active learning")
+TABS = ("Segment", "Queue", "Quality", "Train", "Readers", "Active learning")
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def test_in_slicer_5_10(segmented):
 
 @pytest.mark.slicer(markTranslated=True)
 def test_all_texts_can_be_translated(host, openModule):
-    tasks = ("segment", "train-segmentation", "learn-quality", "select-cases")
+    tasks = ("segment", "train-segmentation", "learn-quality", "compare-raters", "select-cases")
     fields = [field for task in tasks for field in load(TASKS[task].config).__dataclass_fields__.values()]
     choices = {str(choice) for field in fields for choice in field.metadata["choices"]}
     assert [text for text in host.untranslated(openModule("UncertaintySeg")) if text not in choices] == []
@@ -291,9 +291,10 @@ def test_all_texts_can_be_translated(host, openModule):
 
 def test_every_option_and_input_has_a_widget(panel):
     for task, one in panel.panels.items():
+        chosenHere = {"labels"} if task == "compare-raters" else set()  # those of the scene
         fields = set(load(TASKS[task].config).__dataclass_fields__) - {"outputs"}
         assert set(one.options) == fields, task
-        assert {item.name for item in TASKS[task].inputs} <= set(one.selectors) | set(one.files), task
+        assert {item.name for item in TASKS[task].inputs} <= set(one.selectors) | set(one.files) | chosenHere, task
         from_dict(load(TASKS[task].config), one.parameters.values())  # what the widgets show is allowed
 
 
@@ -553,3 +554,10 @@ def test_choosing_what_to_label_next(host, panel, click, typeText, waitUntil, tm
     assert slicer.util.getNode(composite().GetBackgroundVolumeID()).GetName() == "case1" and "case3" not in storable()
     assert slicer.util.getNode("vtkMRMLSliceNodeRed").GetSliceOffset() == pytest.approx(6)
     host.screenshot(panel, "uncertainty-active")
+
+
+def test_a_round_in_which_all_images_are_labeled(panel, tmp_path):
+    (tmp_path / "next.csv").write_text("case,arm,rank,score,file,slice\n")
+    (tmp_path / "campaign.json").write_text(json.dumps({"curves": {"random": [{"labeled": 9, "score": 0.7}]}}))
+    panel.active.results.showRound(tmp_path)
+    assert panel.active.ui.nextTable.rowCount == 0 and panel.active.results.plot.curves.chart
