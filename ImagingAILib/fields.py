@@ -27,7 +27,7 @@ def makeField(field, kind):
         widget = qt.QCheckBox()
     elif kind in (str, int) and meta["choices"]:
         widget = qt.QComboBox()
-    elif kind in (int, float) and meta["limits"] and decimals(field.default) <= 3:
+    elif kind in (int, float) and meta["limits"] and decimals(field.default) <= 2:
         widget = qt.QSpinBox() if kind is int else qt.QDoubleSpinBox()
     else:
         widget = qt.QLineEdit()

@@ -1,4 +1,4 @@
-"""What the tabs Train, Quality and Active learning show beside their `TaskPanel`: pairs of the scene, live curves, the chosen cases."""
+"""What the tabs Train, Quality and Next show beside their `TaskPanel`: pairs of the scene, live curves, the chosen cases."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class UncertaintySegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "Quality": _("Quality"),
             "Train": _("Train"),
             "Readers": _("Readers"),
-            "Active": _("Active learning"),
+            "Active": _("Next"),
         }
         self.tabs = Tabs(self.ui.tabs)
         pages = {name: self.addTab(name, title) for name, title in titles.items()}

@@ -22,7 +22,7 @@ from imagingai.tasks import TASKS, load  # noqa: E402
 from imagingai.volume import Volume, save  # noqa: E402
 
 HERE = Path(__file__).parent
-TABS = ("Segment", "Queue", "Quality", "Train", "Readers", "Active learning")
+TABS = ("Segment", "Queue", "Quality", "Train", "Readers", "Next")
 
 
 @pytest.fixture
@@ -533,7 +533,7 @@ def test_the_quality_that_was_learned_is_used(host, panel, click, typeText, wait
 
 
 def test_choosing_what_to_label_next(host, panel, click, typeText, waitUntil, tmp_path):
-    tab(panel, "Active learning")
+    tab(panel, "Next")
     ui, pool = panel.active.ui, tmp_path / "pool"
     pool.mkdir()
     for number in range(5):
