@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imagingai.job import Report, ignore
+from imagingai.errors import InputError
+from imagingai.job import Report, ignore, write_json
 
 log = logging.getLogger(__name__)
 
+MARK = "training.json"  # tells whose state it is
+FREE = ("device", "threads")  # settings that may differ when a training goes on
 Batch = tuple[Tensor, Tensor]  # inputs (B, C, *grid), targets
 
 
@@ -92,6 +96,37 @@ def train(
     network.load_state_dict(best)
     _evaluating(network)
     return state.history
+
+
+def keep_state(state: Path, about: Mapping[str, Any], files: Iterable[Path]) -> None:
+    """Keep what a stopped training left in the folder `state` if it was the same one; otherwise start anew.
+
+    about: its settings; files: what it learns from, told apart by size and time. A folder that is not ours is never touched:
+    it raises InputError.
+    """
+    mark, known = state / MARK, {str(file.resolve()): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)}
+    about = json.loads(json.dumps({"about": dict(about), "files": known}, default=str))
+    if state.is_dir() and any(state.iterdir()):
+        if not mark.is_file():
+            raise InputError(f"{state} already exists, and the training keeps its state there. Choose another output folder.")
+        if json.loads(mark.read_text(encoding="utf-8")) == about:
+            return
+        clear_state(state)
+    state.mkdir(parents=True, exist_ok=True)
+    write_json(mark, about)
+
+
+def clear_state(state: Path) -> None:
+    """Remove the state, the mark that tells whose it is last: a kill in between must not leave a folder that looks like one of the user."""
+    for place in state.iterdir():
+        if place.is_dir():
+            shutil.rmtree(place)
+    shutil.rmtree(state)
+
+
+def files_in(places: Iterable[Path]) -> list[Path]:
+    """All files of some files and folders."""
+    return [file for place in places for file in (place.rglob("*") if place.is_dir() else [place]) if file.is_file()]
 
 
 def _step(network, optimizer, data: Batch, loss, schedule: Schedule, step: int, device: torch.device) -> float:

@@ -348,7 +348,7 @@ def test_a_folder_of_the_user_is_not_taken_for_the_state(folders, tmp_path):
     own = tmp_path / "out" / "training" / "precious.txt"
     own.parent.mkdir(parents=True)
     own.write_text("mine")
-    with pytest.raises(InputError, match="training already exists, and the round keeps its state there"):
+    with pytest.raises(InputError, match="training already exists, and the training keeps its state there"):
         play(tmp_path / "out", folders)
     assert own.read_text() == "mine"
 

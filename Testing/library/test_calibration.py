@@ -127,3 +127,13 @@ def test_widened_intervals_by_hand():
     assert widen(8.0, 12.0, 0.1, 10.0) == (7.0, 13.0)
     assert widen(1.0, 3.0, 0.5, 4.0) == (0.0, 5.0), "no volume is below 0"
     assert widen(8.0, 12.0, -0.5, 10.0) == (10.0, 10.0), "an interval does not turn over"
+
+
+def test_the_temperature_of_samples_is_that_of_their_mean():
+    """Samples that disagree for certain: their mean is right half of the time whatever the temperature; noise on them is not."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, 4000)
+    right = np.where(random.random(4000) < 0.8, truth, 1 - truth)
+    logits = np.stack([4.0 * np.eye(2)[right]] * 3)  # far too sure: 98 % for 80 %
+    assert fit_temperature(logits, truth) == pytest.approx(fit_temperature(logits[0], truth), rel=1e-3)
+    assert fit_temperature(logits, truth) == pytest.approx(4 / np.log(4), rel=0.05)

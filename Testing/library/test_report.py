@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from imagingai import pictures
-from imagingai.registration import figures
 from imagingai.datasets import read_label_names
+from imagingai.registration import figures
 from imagingai.registration.quality import losses, rows, structures, table_text
 from imagingai.registration.report import registration_report
 from imagingai.report import Html, page, paragraph, state, table

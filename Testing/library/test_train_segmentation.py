@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from imagingai.__main__ import main
-from imagingai.errors import Cancelled, InputError
+from imagingai.errors import Cancelled, InputError, WeightsError
 from imagingai.job import ignore
 from imagingai.uncertainty.config import TrainSegmentationConfig
 from imagingai.uncertainty.model import load_model
@@ -227,3 +228,38 @@ def test_a_label_that_the_model_does_not_know(data):
     case = find_cases(data / "images", data / "labels")[2]
     with pytest.raises(InputError, match=r"case2\.nii\.gz has the label 9, which the model does not know: its labels are 0, 5\."):
         load_case(case, description)
+
+
+def test_a_stopped_training_with_other_options_starts_anew(data):
+    folder = data / "job" / "partial"
+    folder.mkdir(parents=True)
+
+    def stop(fraction, text):
+        if fraction > 0.7:
+            raise Cancelled("stop")
+
+    config = TrainSegmentationConfig(model="unet", steps=4, batch=1, patch=(16,), every=2, threads=1)
+    with pytest.raises(Cancelled):
+        train_files(inputs_of(data), config, folder, stop)
+    assert (data / "job" / "training" / "member1" / "checkpoint.pt").exists()
+    result = train_files(inputs_of(data), replace(config, steps=2, seed=5), folder, ignore)
+    assert result["best"][0]["step"] == 2  # a resumed one would have been past the end
+
+
+def test_a_folder_of_the_user_is_not_touched(data):
+    folder = data / "job" / "partial"
+    folder.mkdir(parents=True)
+    (data / "job" / "training").mkdir()
+    (data / "job" / "training" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"training already exists, and the training keeps its state there\."):
+        train_files(inputs_of(data), TrainSegmentationConfig(patch=(16,)), folder, ignore)
+    assert (data / "job" / "training" / "thesis.txt").read_text() == "mine"
+
+
+def test_an_extractor_to_start_from(data):
+    from imagingai.weights import FOLDER
+
+    with pytest.raises(WeightsError, match=r"is a feature extractor; only --network fast can go on from one of size unet\."):
+        train_files(
+            {**inputs_of(data), "initial": FOLDER / "general2d_seg.safetensors"}, TrainSegmentationConfig(patch=(16,)), data, ignore
+        )

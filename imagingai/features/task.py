@@ -17,7 +17,7 @@ from imagingai.features.config import TrainFeaturesConfig
 from imagingai.features.data import Source, find_source
 from imagingai.job import Report, part
 from imagingai.networks import build, parameters
-from imagingai.training import Schedule, dice_cross_entropy, dice_per_class, train
+from imagingai.training import FREE, Schedule, clear_state, dice_cross_entropy, dice_per_class, files_in, keep_state, train
 from imagingai.weights import Description, load_weights, save_weights
 
 HELD_OUT = 10**9  # first seed of the images that are validated on
@@ -38,6 +38,7 @@ def run(inputs: dict[str, Path], config: TrainFeaturesConfig, folder: Path, repo
     held_out = [source.held_out(HELD_OUT + k) for k in range(IMAGES)]
     schedule = Schedule(config.steps, config.learning_rate, config.every, config.patience, config.precision == "bfloat16")
     state, began = folder.parent / "training", time.time()
+    keep_state(state, {name: value for name, value in vars(config).items() if name not in FREE}, files_in(inputs.values()))
     criterion = dice_cross_entropy if config.kind == "seg" else F.mse_loss
     history = train(
         network,
@@ -52,9 +53,7 @@ def run(inputs: dict[str, Path], config: TrainFeaturesConfig, folder: Path, repo
     (folder / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
     best = max(history, key=lambda row: row["score"])
     (folder / "model_card.md").write_text(model_card(source, config, description, best, parameters(network)), encoding="utf-8")
-    for file in state.iterdir():
-        file.unlink()
-    state.rmdir()
+    clear_state(state)
     return {"parameters": parameters(network), "seconds_of_training": round(time.time() - began, 1), **best}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from imagingai.device import keep_memory, use_threads
 from imagingai.errors import InputError
 from imagingai.job import Report, part, write_json
 from imagingai.options import flag
+from imagingai.training import clear_state, keep_state
 from imagingai.uncertainty.active import RANDOM, Outcome, Setting, draft, run_arm
 from imagingai.uncertainty.active_report import campaign_page, campaign_table, draw_curves
 from imagingai.uncertainty.config import SelectCasesConfig
@@ -70,7 +70,9 @@ def select_cases_files(inputs: dict[str, Path], config: SelectCasesConfig, folde
     campaign = _begin(inputs.get("previous"), pool, validation, config)
     setting = read_setting(pool, validation, campaign, config)
     unlabeled, number, state = [case.name for case in pool if not case.labels], campaign.round + 1, folder.parent / "training"
-    _keep_state(state, campaign, setting, [*pool, *validation])
+    config = {name: value for name, value in vars(setting.config).items() if name not in FREE}
+    about = {"labeled": campaign.labeled, "description": asdict(setting.description), "config": config}
+    keep_state(state, about, [path for case in (*pool, *validation) for path in case.labels.values()])
     outcomes = run_arms(campaign.labeled, unlabeled, number, setting, state, report)
     campaign.next = draft({arm: outcome.scores for arm, outcome in outcomes.items()}, config.count, number)
     for arm, outcome in outcomes.items():
@@ -79,7 +81,7 @@ def select_cases_files(inputs: dict[str, Path], config: SelectCasesConfig, folde
     rows = next_rows(campaign, outcomes, {case.name: case for case in pool}, setting.description)
     message = summary(campaign, len(pool), len(unlabeled), config.count)
     write(campaign, rows, message, outcomes[config.strategy], inputs, folder)
-    _clear(state)
+    clear_state(state)
     report(1.0, "Done")
     measured = {arm: curve[-1] for arm, curve in campaign.curves.items()}
     return {"round": number, "next": campaign.next, "measured": measured, "message": message, "table": campaign_table(campaign, message)}
@@ -191,33 +193,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # --- the round
-
-
-def _keep_state(state: Path, campaign: Campaign, setting: Setting, files: Sequence[CaseFiles]) -> None:
-    """Keep what a stopped job left in `state` if it was the same round on the same labels; otherwise start anew."""
-    mark, labels = state / "round.json", [path for case in files for path in case.labels.values()]
-    about = _plain({
-        "labeled": campaign.labeled,
-        "description": asdict(setting.description),
-        "config": {name: value for name, value in vars(setting.config).items() if name not in FREE},
-        "files": {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in labels},
-    })  # fmt: skip
-    if state.is_dir() and any(state.iterdir()):
-        if not mark.is_file():
-            raise InputError(f"{state} already exists, and the round keeps its state there. Choose another output folder.")
-        if json.loads(mark.read_text(encoding="utf-8")) == about:
-            return
-        _clear(state)
-    state.mkdir(parents=True, exist_ok=True)
-    write_json(mark, about)
-
-
-def _clear(state: Path) -> None:
-    """Remove the state, what tells whose it is last: a kill in between must not leave a folder that looks like one of the user."""
-    for place in state.iterdir():
-        if place.is_dir():
-            shutil.rmtree(place)
-    shutil.rmtree(state)
 
 
 def run_arms(

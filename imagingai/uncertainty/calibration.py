@@ -46,17 +46,19 @@ def ece(table: Table) -> float:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature T that makes softmax(logits / T) most likely (Guo et al. 2017, section 4.2), within `TEMPERATURES`.
 
-    logits: (N, K), or log-probabilities, which give the same; labels: (N,) class indices. T above 1: the model is too sure.
+    logits: (N, K), or log-probabilities, which give the same, or (S, N, K) of samples, whose mean probability counts;
+    labels: (N,) class indices. T above 1: the model is too sure.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
-    logits = np.asarray(logits, float)
-    true = logits[np.arange(len(labels)), labels]
+    logits = np.asarray(logits, float).reshape(-1, *np.shape(logits)[-2:])
+    true = logits[:, np.arange(len(labels)), labels]
 
     def loss(log_temperature: float) -> float:
         inverse = np.exp(-log_temperature)
-        return float(np.mean(logsumexp(logits * inverse, axis=1) - true * inverse))
+        likelihood = true * inverse - logsumexp(logits * inverse, axis=2)
+        return float(np.log(len(logits)) - np.mean(logsumexp(likelihood, axis=0)))
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6}).x))
 

@@ -17,6 +17,7 @@ from imagingai.device import choose_device
 from imagingai.errors import InputError
 from imagingai.job import Report, ignore, part
 from imagingai.training import Schedule, dice_cross_entropy, dice_per_class, train
+from imagingai.uncertainty.calibration import fit_temperature
 from imagingai.uncertainty.config import TrainSegmentationConfig
 from imagingai.uncertainty.data import Case, Survey, Views
 from imagingai.uncertainty.domain import domain_features, learn_domain
@@ -31,6 +32,7 @@ VIEWS = {2: 32, 3: 8}  # how many of them
 TOGETHER = {2: 8, 3: 1}  # in one pass
 PATCH = {2: 128, 3: 64}
 DOMAIN = 64
+SAMPLES, VOXELS = 8, 2000  # of every held-out view, for the temperature
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,21 @@ def train_model(
         networks.append(network.cpu().eval().requires_grad_(False))
         histories.append(history)
     model = SegmentationModel(description, networks)
+    description = replace(description, temperature=learn_temperature(model, held_out))
     domain = learn_domain([domain_features(model, image) for image in source.images()])
     return SegmentationModel(replace(description, domain=domain), networks), histories
+
+
+@torch.no_grad()
+def learn_temperature(model: SegmentationModel, held_out: tuple[Tensor, Tensor]) -> float:
+    """The temperature that makes the mean of the samples most likely on the held-out views (Guo et al. 2017, section 4.2)."""
+    some = []
+    for image, classes in zip(*held_out, strict=True):
+        logits = model.sample(image[None], range(SAMPLES))[0].flatten(2)  # (S, K, N)
+        chosen = slice(None, None, max(1, logits.shape[-1] // VOXELS))
+        some.append((logits[..., chosen], classes.flatten()[chosen]))
+    logits, classes = torch.cat([values for values, _ in some], -1), torch.cat([true for _, true in some])
+    return round(fit_temperature(logits.movedim(-1, 1).numpy(), classes.numpy()), 4)
 
 
 def criterion_of(config: TrainSegmentationConfig, source: Source) -> Callable[[Tensor, Tensor], Tensor]:

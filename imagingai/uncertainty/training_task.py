@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from imagingai.errors import InputError, WeightsError
 from imagingai.job import Report, part
 from imagingai.networks import parameters
 from imagingai.synthesis import brain
+from imagingai.training import FREE, clear_state, files_in, keep_state
 from imagingai.uncertainty.config import TrainSegmentationConfig
 from imagingai.uncertainty.data import load_case, survey
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel, load_model, save_model
@@ -39,6 +39,7 @@ def train_files(inputs: dict[str, Path], config: TrainSegmentationConfig, folder
     source, description, text = find_source(inputs, config)
     initial = _start(inputs.get("initial"), description)
     state, began = folder.parent / "training", time.time()
+    keep_state(state, {name: value for name, value in vars(config).items() if name not in FREE}, files_in(inputs.values()))
     model, histories = train_model(source, description, config, state, initial=initial, report=part(report, 0.02, 0.98))
     save_model(folder / "model.safetensors", model)
     (folder / "history.json").write_text(json.dumps(histories, indent=1), encoding="utf-8")
@@ -46,7 +47,7 @@ def train_files(inputs: dict[str, Path], config: TrainSegmentationConfig, folder
     facts = card_facts(model, config, text, best, time.time() - began)
     (folder / "model_card.md").write_text(model_card(facts, best), encoding="utf-8")
     (folder / "report.html").write_text(training_page(histories, facts), encoding="utf-8")
-    shutil.rmtree(state)
+    clear_state(state)
     return {"classes": description.classes, "values": description.values, "facts": facts, "best": best}
 
 

@@ -43,7 +43,9 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], facts: dict[s
     from safetensors.torch import save
 
     halves = {name: value.detach().half().cpu().contiguous() for name, value in tensors.items()}
-    path.write_bytes(save(halves, {"imagingai": json.dumps({**facts, "sha256": _digest(halves)})}))  # save_file leaves it unreadable to others
+    path.write_bytes(
+        save(halves, {"imagingai": json.dumps({**facts, "sha256": _digest(halves)})})
+    )  # save_file leaves it unreadable to others
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
