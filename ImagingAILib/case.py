@@ -55,10 +55,15 @@ class Case:
         self.name = name or (image.GetName() if image else self.folder.name)
         self.maps: dict[str, Any] = {}
         self.samples = self.browser = None
-        before = nodeIDs()
-        self.image = image or self._readImage()
-        self.segmentation = self._readSegmentation()
-        self.table = files.readTable(self.rows(), self.columns(), _("{name} volumes").format(name=self.name))
+        before, self._made = nodeIDs(), set()
+        try:
+            self.image = image or self._readImage()
+            self.segmentation = self._readSegmentation()
+            self.table = files.readTable(self.rows(), self.columns(), _("{name} volumes").format(name=self.name))
+        except NodeError:
+            self._made = nodeIDs() - before
+            self.remove()
+            raise
         self._made = nodeIDs() - before
 
     # --- nodes

@@ -146,6 +146,17 @@ def test_a_folder_without_a_result(scene, tmp_path, content, reason):
         Case(tmp_path)
 
 
+def test_a_result_whose_files_are_gone_leaves_no_nodes(scene, tmp_path):
+    node = scene.volume(ball("RAS"), "MR")
+    slicer.util.saveNode(node, str(tmp_path / "scan.nrrd"))
+    fake_jobs.writeResult(tmp_path / "a", ball("RAS"), imageFile=tmp_path / "scan.nrrd")
+    (tmp_path / "a" / "segmentation.nii.gz").unlink()
+    before = everything()
+    with pytest.raises(NodeError, match="Cannot read the result"):
+        Case(tmp_path / "a")
+    assert everything() == before
+
+
 def test_the_most_uncertain_places_lie_apart(case):
     places = case.places()
     assert 1 < len(places) <= 5
