@@ -70,8 +70,8 @@ def select_cases_files(inputs: dict[str, Path], config: SelectCasesConfig, folde
     campaign = _begin(inputs.get("previous"), pool, validation, config)
     setting = read_setting(pool, validation, campaign, config)
     unlabeled, number, state = [case.name for case in pool if not case.labels], campaign.round + 1, folder.parent / "training"
-    config = {name: value for name, value in vars(setting.config).items() if name not in FREE}
-    about = {"labeled": campaign.labeled, "description": asdict(setting.description), "config": config}
+    fixed = {name: value for name, value in vars(config).items() if name not in FREE}
+    about = {"labeled": campaign.labeled, "description": asdict(setting.description), "config": fixed}
     keep_state(state, about, [path for case in (*pool, *validation) for path in case.labels.values()])
     outcomes = run_arms(campaign.labeled, unlabeled, number, setting, state, report)
     campaign.next = draft({arm: outcome.scores for arm, outcome in outcomes.items()}, config.count, number)
