@@ -26,6 +26,7 @@ except KeyboardInterrupt:  # Ctrl+C in the first moment
     raise SystemExit(130) from None
 
 GRACE = 5.0  # seconds
+MANY = 12  # files that are named
 DESCRIPTION = """ImagingAI: medical image registration and more.
 
   imagingai register --fixed atlas.nii.gz --moving patient.nii.gz --output result/
@@ -155,7 +156,10 @@ def _run_task(options: argparse.Namespace) -> int:
     result = run(todo, options.output, options.overwrite)
     if result.get("table"):
         print(result["table"])
-    print(f"Wrote {', '.join(result['outputs'])} to {options.output if options.output.is_dir() else options.output.absolute().parent}")
+    names = result["outputs"]
+    some = names if len(names) <= MANY else [*names[:3], f"{len(names) - 3} more files"]
+    where = options.output if options.output.is_dir() else options.output.absolute().parent
+    print(f"Wrote {', '.join(some)} to {where}" + (f"; open {where / 'report.html'}" if "report.html" in names else ""))
     return 0
 
 

@@ -14,6 +14,7 @@ from imagingai.datasets import find_cases
 from imagingai.device import keep_memory, use_threads
 from imagingai.errors import InputError
 from imagingai.job import Report, part
+from imagingai.report import STATES
 from imagingai.uncertainty import evaluate
 from imagingai.uncertainty.config import SegmentConfig
 from imagingai.uncertainty.data import load_channels, load_labels
@@ -68,7 +69,23 @@ def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, 
         settings = {name: path.name for name, path in inputs.items()} | vars(config)
         (folder / "report.html").write_text(case_page(found, values, settings, band), encoding="utf-8")
     report(1.0, "Done")
-    return {"model": model.identity, **values}
+    return {"model": model.identity, **values, "table": table_text(values)}
+
+
+def table_text(values: dict[str, Any]) -> str:
+    """The result as text for a terminal: volume with its interval, border band, predicted and measured Dice, the traffic light."""
+    predicted, rca = values["quality"]["predicted_dice"], values.get("rca", {})
+    dice = {"predicted Dice": {name: found["dice"] for name, found in predicted.items()}, "RCA": rca}
+    dice["Dice"] = values.get("measured", {}).get("dice", {})
+    shown = {title: column for title, column in dice.items() if column}
+    width = max(map(len, values["volumes"])) + 2
+    lines = [f"{'':{width}}{'ml':>9}{'interval':>20}{'border mm':>11}" + "".join(f"{title:>16}" for title in shown)]
+    for name, volume in values["volumes"].items():
+        interval = f"{volume['low']:.2f} - {volume['high']:.2f}"
+        line = f"{name:{width}}{volume['ml']:>9.2f}{interval:>20}{values['border_band'][name]['mean_mm']:>11.1f}"
+        lines.append(line + "".join(f"{'-' if column.get(name) is None else f'{column[name]:.3f}':>16}" for column in shown.values()))
+    light = values["quality"]["light"]
+    return "\n".join([*lines, "", f"{STATES[light]}: {' '.join(values['quality']['reasons'])}", ""])
 
 
 def predict_by_atlases(found: Segmentation, inputs: dict[str, Path], report: Report) -> dict[str, float | None]:
