@@ -50,11 +50,13 @@ class CaseView:
         self.onStyle(self.ui.sampleStyleBox.currentIndex)
 
     def clear(self) -> None:
-        """Forget the case; its nodes stay."""
+        """Forget the case; its nodes stay, its segmentation is hidden so that it does not lie over that of another case."""
         self.ui.flipButton.checked = False
         self.ui.sampleSlider.value = 0
         self.showLabels(None)
         self.hideLegend()
+        if self.case:
+            self.showSegmentation(False)
         self.case = None
         for label in (self.ui.lightLabel, self.ui.reasonsLabel, self.ui.folderLabel):
             label.text = ""

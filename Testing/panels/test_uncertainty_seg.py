@@ -166,6 +166,7 @@ def test_again_makes_new_nodes_and_removing_takes_only_those(segmented, click, w
     finish(segmented, "segment", waitUntil)
     second = segmented.view.case
     assert second.segmentation is not first.segmentation and second.segmentation.GetName() == "MR segmentation_1"
+    assert [case.segmentation.GetDisplayNode().GetVisibility() for case in (first, second)] == [0, 1]
     second.map("mutual_information"), second.sample(2)
     click(segmented.ui.removeButton)
     assert storable() == before and first.segmentation.GetScene()
