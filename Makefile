@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY = PASSIVE
 .PHONY: demo test lint pictures bench clean help
 
 help:
-	@echo "make demo    register two brains and write demo-output/report.html"
+	@echo "make demo    register two brains, segment one, and write demo-output/report.html and demo-output/segmentation/report.html"
 	@echo "make test    run all tests"
 	@echo "make pictures  make the pictures of the user's guide anew"
 	@echo "make bench   measure against Greedy, ANTs, DIPY, elastix and ConvexAdam (needs IMAGINGAI_BENCH_DATA)"
@@ -28,7 +28,8 @@ demo: $(VENV)/ready
 		--fixed Testing/Data/brain_fixed.nii.gz --fixed-labels Testing/Data/brain_fixed_labels.nii.gz \
 		--moving Testing/Data/brain_moving.nii.gz --moving-labels Testing/Data/brain_moving_labels.nii.gz \
 		--output demo-output --overwrite
-	@echo "Open demo-output/report.html in a browser."
+	$(BIN)/python -m imagingai segment --image Testing/Data/brain_moving.nii.gz --output demo-output/segmentation --overwrite
+	@echo "Open demo-output/report.html and demo-output/segmentation/report.html in a browser."
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
