@@ -247,7 +247,7 @@ def test_a_clone_is_below_100_megabytes():
     assert (int(sizes["size"]) + int(sizes["size-pack"])) * 1024 + tree < 100e6
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/install-slicer.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/install-slicer.md", "docs/modules/UncertaintySeg.md"])
 def test_links_and_pictures_of_a_page_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
