@@ -18,7 +18,8 @@ from imagingai.options import from_dict
 from imagingai.registration.config import PRESETS, RegistrationConfig
 from imagingai.tasks import TASKS
 from ImagingAILib import install, sampledata
-from ImagingAILib.panel import TaskPanel, connectPlaces
+from ImagingAILib.frame import connectPlaces
+from ImagingAILib.panel import TaskPanel
 from ImagingAILib.parameters import Parameters, camelCase
 from ImagingAILib.registration import Registration, interpolateLinearly
 from ImagingAILib.results import RegistrationResults

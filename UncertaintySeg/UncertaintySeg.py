@@ -18,7 +18,8 @@ from imagingai.tasks import TASKS
 from imagingai.uncertainty.config import SegmentConfig
 from ImagingAILib import install
 from ImagingAILib.case_view import CaseView, SegmentResults
-from ImagingAILib.panel import Tabs, TaskPanel, connectPlaces
+from ImagingAILib.frame import Tabs, connectPlaces
+from ImagingAILib.panel import TaskPanel
 from ImagingAILib.parameters import Parameters, camelCase
 from ImagingAILib.queue_view import QueueView
 from ImagingAILib.readers_view import ReadersResults, readersMissing
