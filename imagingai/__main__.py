@@ -27,9 +27,10 @@ except KeyboardInterrupt:  # Ctrl+C in the first moment
 
 GRACE = 5.0  # seconds
 MANY = 12  # files that are named
-DESCRIPTION = """ImagingAI: medical image registration and more.
+DESCRIPTION = """ImagingAI: medical image registration, and segmentation with uncertainty.
 
   imagingai register --fixed atlas.nii.gz --moving patient.nii.gz --output result/
+  imagingai segment --image patient.nii.gz --output result/
   imagingai register --help          all options with limits and defaults
   imagingai list                     what there is: tasks, presets, similarities, weights
 
@@ -245,13 +246,15 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     for name, task in TASKS.items():
-        print(f"{name:15s} {task.help}\n{'':15s}   {task.example}")
+        print(f"{name:19s} {task.help}\n{'':19s}   {task.example}")
         for key, values in (load(task.presets) if task.presets else {}).items():
-            print(f"{'':15s}   --preset {key:10s} {' '.join(f'{flag(a)} {b}' for a, b in values.items())}")
+            print(f"{'':19s}   --preset {key:10s} {' '.join(f'{flag(a)} {b}' for a, b in values.items())}")
     similarity = next(f for f in dataclasses.fields(load(TASKS["register"].config)) if f.name == "similarity")
-    print(f"\nsimilarities    {', '.join(similarity.metadata['choices'])} (weighted sums such as ncc+0.5*mind)")
-    weights = Path(__file__).parent / "weights"  # their cards, so that torch is not needed to list them
-    print(f"weights         {', '.join(sorted(file.stem for file in weights.glob('*.md')))} (model cards in {weights})")
+    print(f"\n{'similarities':19s} {', '.join(similarity.metadata['choices'])} (weighted sums such as ncc+0.5*mind)")
+    library = Path(__file__).parent
+    for title, folder in (("weights", library / "weights"), ("models", library / "uncertainty" / "weights")):
+        names = sorted(card.stem for card in folder.glob("*.md"))  # their cards, so that torch is not needed to list them
+        print(f"{title:19s} {', '.join(names)} (model cards in {folder})")
     return 0
 
 
