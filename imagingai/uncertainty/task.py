@@ -23,6 +23,7 @@ from imagingai.uncertainty.model import load_model
 from imagingai.uncertainty.quality import calibrate, judge, load_quality, widen_volumes
 from imagingai.uncertainty.rca import reverse_classification_accuracy
 from imagingai.uncertainty.report import case_page
+from imagingai.uncertainty.seg_nrrd import write_seg_nrrd
 from imagingai.uncertainty.segment import Segmentation, segment
 from imagingai.volume import load, save
 
@@ -109,6 +110,7 @@ def write(
     """The images and tables of a result. probability: (K, X, Y, Z); band: (X, Y, Z) mm."""
     if "segmentation" in config.outputs:
         save(found.labels, folder / "segmentation.nii.gz")
+        write_seg_nrrd(folder / "segmentation.seg.nrrd", found.labels, found.values[1:], found.classes[1:])
         write_table(folder / "segmentation.csv", ("value", "name"), zip(found.values[1:], found.classes[1:], strict=True))
         columns = ("structure", "ml", "low", "high", "level")
         write_table(folder / "volumes.csv", columns, [(name, *(v[c] for c in columns[1:])) for name, v in values["volumes"].items()])
