@@ -99,7 +99,7 @@ def find_samples(folder: Path) -> list[Path]:
     """The segmentations of a folder: of a result of segment its samples, or else its segmentation; otherwise all images."""
     files = list_images(folder)
     drawn = [file for file in files if stem(file).startswith("sample_")]
-    return drawn or [file for file in files if stem(file) == "segmentation"] or files
+    return drawn or [file for file in files if file.name == "segmentation.nii.gz"] or files
 
 
 def _check_grids(volumes: Sequence[Volume], files: Sequence[Path]) -> None:
