@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from imagingai.device import choose_device
 from imagingai.job import Report, ignore, part, write_json
 from imagingai.uncertainty import measures
 from imagingai.uncertainty.config import SegmentConfig, SelectCasesConfig
-from imagingai.uncertainty.data import Case, Views
+from imagingai.uncertainty.data import Case
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel
 from imagingai.uncertainty.segment import Segmentation, count_samples, draw_samples
-from imagingai.uncertainty.train import DOMAIN, Source, train_model
+from imagingai.uncertainty.train import train_model, views_of
 from imagingai.volume import Volume
 
 RANDOM = "random"
@@ -72,10 +72,9 @@ def run_arm(
     share the folder, and then train once. A structure that none of `labeled` has is not learned, and found nowhere.
     """
     training = [setting.load(name) for name in sorted(labeled)]
-    config = replace(setting.config, patience=0)
-    model, _ = train_model(
-        _source(training, setting.description, config), setting.description, config, folder, report=part(report, 0.0, TRAINED)
-    )
+    config = setting.config
+    source = views_of(training, (), setting.description, config)  # judged by the cases it learns from: the weights of the end are kept
+    model, _ = train_model(source, setting.description, config, folder, report=part(report, 0.0, TRAINED))
     model = model.to(choose_device(config.device))
     measured = measure(model, setting, folder / "measured.json", part(report, TRAINED, MEASURED))
     if strategy == RANDOM:
@@ -89,20 +88,6 @@ def run_arm(
     )
     scores = {name: row["score"] for name, row in rows.items()}
     return Outcome(model, measured, scores, {name: row["slice"] for name, row in rows.items() if "slice" in row})
-
-
-def _source(training: Sequence[Case], description: ModelDescription, config: SelectCasesConfig) -> Source:
-    """Views of all labeled cases; the weights that are kept are judged by the same cases, which comes to those of the end."""
-    readers = tuple(sorted({reader for case in training for reader in case.readers}))
-    return Source(
-        lambda reader: Views(training, description, config.augmentation, reader),
-        Views(training, description, 0.0),
-        readers,
-        lambda: (case.image for case in training[:DOMAIN]),
-    )
-
-
-# --- how informative a case is
 
 
 def look(case: Case, model: SegmentationModel, config: SelectCasesConfig, report: Report = ignore) -> Segmentation:

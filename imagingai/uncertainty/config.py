@@ -143,6 +143,8 @@ class SelectCasesConfig(TrainSegmentationConfig):
     strategy: str = option("mutual_information", "What decides; random is always shown beside it.", choices=STRATEGIES)
     count: int = option(5, "Cases that each side chooses in a round.", limits=(1, 10_000))
     samples: int = option(16, "Segmentations that are drawn of each image.", limits=(2, 256))
+    held_out: float = option(0.0, "Always 0: every label is learned from.", limits=(0.0, 0.0), advanced=True)
+    patience: int = option(0, "Always 0: both sides take all steps.", limits=(0, 0), advanced=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

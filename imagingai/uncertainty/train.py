@@ -96,7 +96,6 @@ def split(cases: Sequence[Case], share: float) -> tuple[list[Case], list[Case]]:
 
 def views_of(training: Sequence[Case], held_out: Sequence[Case], description: ModelDescription, config: TrainSegmentationConfig) -> Source:
     """The source of a training on cases. Without held-out cases the views that validate are of the same cases."""
-    check_classes(training, description)
     readers = tuple(sorted({reader for case in training for reader in case.readers}))
     return Source(
         lambda reader: Views(training, description, config.augmentation, reader),

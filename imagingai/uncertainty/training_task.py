@@ -20,7 +20,7 @@ from imagingai.uncertainty.config import TrainSegmentationConfig
 from imagingai.uncertainty.data import load_case, survey
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel, load_model, save_model
 from imagingai.uncertainty.report import training_page
-from imagingai.uncertainty.train import DOMAIN, Source, describe, patch_of, split, train_model, views_of
+from imagingai.uncertainty.train import DOMAIN, Source, check_classes, describe, patch_of, split, train_model, views_of
 from imagingai.weights import load_weights, read_tensors
 
 BRAIN_SPACING = 2  # mm, of images made from label maps
@@ -65,6 +65,7 @@ def _own_images(files: list[CaseFiles], config: TrainSegmentationConfig) -> tupl
     training, held_out = split(labeled, config.held_out)
     description = describe(survey(labeled, config.dimension), config)
     cases = {case.name: load_case(case, description) for case in labeled}
+    check_classes([cases[case.name] for case in training], description)
     source = views_of([cases[case.name] for case in training], [cases[case.name] for case in held_out], description, config)
     readers = f" by {len(source.readers)} readers" if len(source.readers) > 1 else ""
     text = (
