@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imagingai.datasets import find_cases, list_images
+from imagingai.datasets import find_cases, list_images, read_label_names
 from imagingai.errors import InputError
 
 
@@ -45,7 +45,11 @@ def test_channels(tmp_path):
         (["images/a.png", "images/a.nii.gz", "labels/a.png"], r"a\.nii\.gz and a\.png are the same case a\. Remove or rename one"),
         (
             ["images/a_0000.png", "images/a_0001.png", "images/b_0000.png", "labels/a.png"],
-            r"b has 1 channels and a has 2: every case needs",
+            r"a has 2 channels and b has 1: every case needs",
+        ),
+        (
+            ["images/a_0000.png", "images/a_0001.png", "images/b_0000.png", "images/b_0002.png", "labels/a.png"],
+            r"a has the channel _0001 and b has not: every case needs the same ones\.",
         ),
     ],
 )
@@ -59,3 +63,15 @@ def test_a_file_instead_of_a_folder(tmp_path):
     touch(tmp_path, "a.nii.gz")
     with pytest.raises(InputError, match=r"a\.nii\.gz is not a folder of images\."):
         list_images(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("text", ["value,name\n1,Höhle\n", "1,Höhle\n", "\ufeff1,Höhle\n", "value;name\r\n1;Höhle\r\n"])
+def test_names_of_labels_as_spreadsheets_save_them(tmp_path, text):
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    assert read_label_names(tmp_path / "a.nii.gz") == {1: "Höhle"}
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    (tmp_path / "a.csv").write_bytes("1,Höhle\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.csv is no text in UTF-8\. Save it as CSV UTF-8, or remove it\."):
+        read_label_names(tmp_path / "a.nii.gz")

@@ -60,6 +60,11 @@ def test_foreign_images_are_outside(learned, foreign):
     assert distance(learned, foreign()) > 1
 
 
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_images_smaller_than_the_network_can_halve_have_features(dimension):
+    assert np.all(np.isfinite(domain_features(network(dimension), np.random.default_rng(0).random((1, 7, 6, 5)).astype(np.float32))))
+
+
 @pytest.mark.parametrize("kind", ["unet", "dropout", "probabilistic"])
 def test_every_kind_of_network_has_features(kind):
     for dimension, shape in ((2, (30, 41, 7)), (3, (20, 17, 9))):

@@ -26,3 +26,7 @@ def test_arrays_and_simpleitk():
 
 def test_transforms():
     assert example("03_transforms").main() < 0.25  # mm, a quarter of a voxel
+
+
+def test_segment_with_uncertainty():
+    assert 0.1 < example("04_segment_with_uncertainty").main(samples=2) < 1.5  # bits in the structures

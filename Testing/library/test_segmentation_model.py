@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from imagingai.errors import WeightsError
-from imagingai.uncertainty.model import ModelDescription, SegmentationModel, build_network, load_model, save_model
+from imagingai.uncertainty.config import SegmentConfig
+from imagingai.uncertainty.model import SHIPPED, ModelDescription, SegmentationModel, build_network, load_model, save_model
+from imagingai.uncertainty.segment import segment
+from imagingai.volume import Volume, load
 from imagingai.weights import FOLDER
+
+DATA = Path(__file__).parents[1] / "Data"
 
 
 def new_model(kind="ensemble", network="light", members=2):
@@ -69,3 +77,30 @@ def test_a_model_is_no_feature_extractor(tmp_path):
     save_model(tmp_path / "m.safetensors", new_model())
     with pytest.raises(WeightsError, match=r"holds no feature extractor\. Take a file that imagingai train-features wrote\."):
         load_weights(tmp_path / "m.safetensors")
+
+
+def test_the_shipped_model_is_small_and_has_a_card():
+    model = load_model()
+    assert SHIPPED.stat().st_size < 4e6 and len(SHIPPED.with_suffix(".md").read_text()) > 500
+    assert model.description.domain["images"] >= 20 and "hippocampus" in model.description.classes
+
+
+def test_the_shipped_model_segments_a_real_brain():
+    """Colin27 as it comes, and in another orientation: the same answer, and like the labels of another network."""
+    image = load(DATA / "brain_moving.nii.gz")
+    turned = Volume(np.flip(image.data.transpose(0, 3, 1, 2), 1), image.affine[:, [2, 0, 1, 3]] @ flip(image.shape[2]))
+    config = SegmentConfig(samples=2)
+    found, other = segment(image, load_model(), config), segment(turned, load_model(), config)
+    back = np.flip(other.segmentation, 0).transpose(1, 2, 0)
+    assert (back == found.segmentation).mean() > 0.999
+    labels = load(DATA / "brain_moving_labels.nii.gz", label=True).data[0]
+    for name, value in (("thalamus", 7), ("hippocampus", 14), ("cerebral white matter", 1)):
+        a, b = found.segmentation == found.classes.index(name), labels == value
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.65
+
+
+def flip(length: int) -> np.ndarray:
+    """Index to index: the first axis the other way round."""
+    matrix = np.diag([-1.0, 1, 1, 1])
+    matrix[0, 3] = length - 1
+    return matrix
