@@ -62,8 +62,12 @@ def read_label_names(labels: Path) -> dict[int, str]:
     for ending in (".csv", ".ctbl"):
         file = labels.with_name(stem(labels) + ending)
         if file.is_file():
-            with file.open(encoding="utf-8", newline="") as lines:
-                cells = list(csv.reader(lines)) if ending == ".csv" else [line.split() for line in lines]
+            try:
+                lines = file.read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError:
+                raise InputError(f"{file} is no text in UTF-8. Save it as CSV UTF-8, or remove it.") from None
+            comma = ";" if lines and ";" in lines[0] else ","  # how Excel saves it in most of Europe
+            cells = list(csv.reader(lines, delimiter=comma)) if ending == ".csv" else [line.split() for line in lines]
             return {int(row[0]): row[1].strip() for row in cells if len(row) > 1 and row[0].strip().lstrip("-").isdigit()}
     return {}
 
@@ -91,7 +95,15 @@ def _check_channels(channels: dict[str, list[Path]]) -> None:
     for name, files in channels.items():
         if len(files) > 1 and not all(CHANNEL.search(stem(file)) for file in files):
             raise InputError(f"{files[0].name} and {files[1].name} are the same case {name}. Remove or rename one of them.")
-    counts = {len(files): name for name, files in channels.items()}
-    if len(counts) > 1:
-        (few, one), (many, other) = sorted(counts.items())[:2]
-        raise InputError(f"{one} has {few} channels and {other} has {many}: every case needs the same ones.")
+    (first, files), *rest = channels.items()
+    for name, others in rest:
+        if len(others) != len(files):
+            raise InputError(f"{first} has {len(files)} channels and {name} has {len(others)}: every case needs the same ones.")
+        if missing := set(map(_channel, files)) - set(map(_channel, others)):
+            raise InputError(f"{first} has the channel {min(missing)} and {name} has not: every case needs the same ones.")
+
+
+def _channel(file: Path) -> str:
+    """_0001 of case_0001.nii.gz; empty for an image without channels."""
+    found = CHANNEL.search(stem(file))
+    return found[0] if found else ""
