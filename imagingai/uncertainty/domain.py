@@ -89,7 +89,7 @@ def _distance(domain: Mapping[str, Any], features: np.ndarray) -> float:
 
 
 def _batch(model: SegmentationModel, image: np.ndarray) -> torch.Tensor:
-    """The image as one batch for the encoder: (1, C, X, Y, Z), or slices (N, C, X, Y), sides multiples of 8."""
+    """The image as one batch for the encoder: (1, C, X, Y, Z), or slices (N, C, X, Y), sides multiples of 8, the first 16 or more."""
     size = np.array(image.shape[1:])
     if model.description.dimension == 2:
         keep = np.unique(np.linspace(0.2 * (size[2] - 1), 0.8 * (size[2] - 1), SLICES).round().astype(int))
@@ -100,7 +100,8 @@ def _batch(model: SegmentationModel, image: np.ndarray) -> torch.Tensor:
     step = 2**STAGES
     for axis in range(2, batch.ndim):
         n = batch.shape[axis]
-        keep = max(step, int(n * factor) // step * step)
-        index = torch.arange(keep) + max(0, (n - keep) // 2)  # the middle; a side of less than 8 voxels is repeated at its end
+        least = 2 * step if axis == 2 else step  # so that more than one voxel is left at the coarsest stage
+        keep = max(least, int(n * factor) // step * step)
+        index = torch.arange(keep) + max(0, (n - keep) // 2)  # the middle; a side of fewer voxels is repeated at its end
         batch = batch.index_select(axis, index.clamp(max=n - 1))
     return batch.float()
