@@ -111,9 +111,9 @@ def _highdicom() -> Any:
 def _series(source: Path | None, image: Volume) -> tuple[list[Dataset], Volume]:
     """Headers of the slices, in any order, and the grid of the series as the library reads it (data: its intensities)."""
     if source is None:
-        raise InputError("DICOM results need the DICOM series that the image was made from. Give its folder as dicom.")
+        raise InputError("DICOM results need the DICOM series that the image was made from. Give its folder with --series.")
     if not Path(source).is_dir():
-        raise InputError(f"There is no folder {source}. Give the folder of the DICOM series that the image was made from as dicom.")
+        raise InputError(f"There is no folder {source}. Give the folder of the DICOM series that the image was made from with --series.")
     if image.ndim == 2:
         raise InputError(f"DICOM results are made of 3-D images only, not of one slice {image.shape[:2]}. Take NIfTI, NRRD or PNG.")
     grid = from_sitk(read_dicom_folder(Path(source)))
