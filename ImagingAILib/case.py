@@ -27,6 +27,7 @@ from ImagingAILib.world import arrayOf, imageOf, matrixOf
 SHOWN_FROM = 0.1  # share of the scale (of a fixed one): below it a map is transparent
 PLACES, APART = 5, 10.0  # uncertain places to look at, and their distance in mm at least
 CORRECTED = "corrected.nii.gz"
+MANY = 3  # structures, from which voxels between more than two of them are usual
 UNITS = {"bit": "bit", "mm": "mm", "1": "1"}  # UCUM code -> what the legend says
 
 
@@ -93,10 +94,11 @@ class Case:
 
     def kinds(self) -> dict[str, MapKind]:
         """The maps that are there, by the name of their file."""
+        most = 1.0 if len(self.names) < MANY else 2.0  # bits, the same for all cases of a model
         known = {
-            "entropy": MapKind(_("Entropy: all uncertainty"), "bit", 1.0, "uncertainty"),
-            "mutual_information": MapKind(_("Mutual information: what the model does not know"), "bit", 0.5, "uncertainty"),
-            "expected_entropy": MapKind(_("Expected entropy: what the image does not tell"), "bit", 1.0, "uncertainty"),
+            "entropy": MapKind(_("Entropy: all uncertainty"), "bit", most, "uncertainty"),
+            "mutual_information": MapKind(_("Mutual information: what the model does not know"), "bit", most / 2, "uncertainty"),
+            "expected_entropy": MapKind(_("Expected entropy: what the image does not tell"), "bit", most, "uncertainty"),
             "border_band": MapKind(_("Border band: how far the borders of the samples lie apart"), "mm", 0.0, "border_band"),
         }
         found = {name: kind for name, kind in known.items() if (self.folder / f"{name}.nii.gz").exists()}

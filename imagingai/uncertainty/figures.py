@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Place = tuple[int, int, int]  # voxel
 LIGHT_COLORS = {"good": "#2e9e5b", "look": "#e0a100", "bad": "#c9372c", "": "#8a939e"}
-BITS = 1.0  # end of the scale of all maps in bits, so that cases can be compared; more is drawn as this
+BITS = {False: 1.0, True: 2.0}  # end of the scale of maps in bits, for few and many classes, so that cases can be compared
+MANY = 4  # classes
 RING = "#3dffb0"
 INK, SOFT, LINE = "#1b1f24", "#57606a", "#d8dee4"
 
@@ -100,7 +101,7 @@ class Scene:
     def __init__(self, segmentation: Segmentation) -> None:
         self.segmentation = segmentation
         self.window = window(segmentation.image.data[0])
-        self.bits = colors(0, BITS, "plasma")
+        self.bits = colors(0, BITS[len(segmentation.classes) >= MANY], "plasma")
 
     def outlines(self, axes: Axes, cut: Plane) -> None:
         """The segmentation, each structure in its color."""
