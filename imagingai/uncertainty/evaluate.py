@@ -14,7 +14,7 @@ from imagingai.uncertainty.data import class_index, load_labels
 from imagingai.uncertainty.domain import domain_distance, domain_features
 from imagingai.uncertainty.features import image_features, uncertainty_features
 from imagingai.uncertainty.frame import prepare
-from imagingai.uncertainty.model import SegmentationModel
+from imagingai.uncertainty.model import ModelDescription, SegmentationModel
 from imagingai.uncertainty.segment import Segmentation
 from imagingai.volume import Volume
 
@@ -44,20 +44,23 @@ def border_bands(segmentation: Segmentation) -> tuple[np.ndarray, dict[str, dict
     return largest, summary
 
 
-def read_readers(labels: Path, segmentation: Segmentation) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the readers and their labels (R, X, Y, Z) as class indices, from a file or from a folder with one per reader."""
+def read_readers(labels: Path, image: Volume, description: ModelDescription) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the readers and their labels (R, X, Y, Z) as class indices, from a file or from a folder with one per reader.
+
+    Raises InputError if they are not on the grid of the image, or have a label that the model does not know.
+    """
     files = {stem(file): file for file in ([labels] if labels.is_file() else list_images(labels))}
-    found = load_labels(CaseFiles("image", (Path("the image"),), files), segmentation.image)
-    maps = [_classes_of(volume.data[0], files[reader], segmentation) for reader, volume in found.items()]
+    found = load_labels(CaseFiles("image", (Path("the image"),), files), image)
+    maps = [_classes_of(volume.data[0], files[reader], description) for reader, volume in found.items()]
     return tuple(found), np.stack(maps)
 
 
-def _classes_of(labels: np.ndarray, file: Path, segmentation: Segmentation) -> np.ndarray:
+def _classes_of(labels: np.ndarray, file: Path, description: ModelDescription) -> np.ndarray:
     """Class indices of labels: by the names beside the file if the model knows them all, otherwise by their values."""
-    known = {name.lower(): k for k, name in enumerate(segmentation.classes)}
+    known = {name.lower(): k for k, name in enumerate(description.classes)}
     names = {value: known.get(name.lower()) for value, name in read_label_names(file).items() if value}
     if not names or None in names.values():
-        return class_index(labels, segmentation.values, file)
+        return class_index(labels, description.values, file)
     values = (0, *names)
     return np.array([0, *names.values()], np.uint8)[class_index(labels, values, file)]
 

@@ -25,7 +25,7 @@ from imagingai.uncertainty.rca import reverse_classification_accuracy
 from imagingai.uncertainty.report import case_page
 from imagingai.uncertainty.seg_nrrd import write_seg_nrrd
 from imagingai.uncertainty.segment import Segmentation, segment
-from imagingai.volume import load, save
+from imagingai.volume import Volume, load, save
 
 CHANNELS = ("image", "image2", "image3", "image4")
 MAPS = {"entropy": "bit", "mutual_information": "bit", "expected_entropy": "bit"}  # name of the file: unit
@@ -41,6 +41,8 @@ def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, 
     channels = [load(inputs[name]) for name in CHANNELS if name in inputs]
     if config.dicom:
         check_source(series_of(inputs), channels[0])  # now, not after minutes of computing
+    readers = evaluate.read_readers(inputs["labels"], channels[0], model.description) if "labels" in inputs else None
+    atlases = read_atlases(inputs) if "atlas_images" in inputs else None
     end = 0.6 if "atlas_images" in inputs else 0.85
     found = segment(channels, model, config, report=part(report, 0.02, end))
     band, bands = evaluate.border_bands(found)
@@ -55,10 +57,10 @@ def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, 
     if quality:
         values["volumes"] = widen_volumes(quality, values["volumes"])
     values["quality"] = judge(quality, values["uncertainty"], values["image"])
-    if "atlas_images" in inputs:
-        values["rca"] = predict_by_atlases(found, inputs, part(report, end, 0.88))
-    if "labels" in inputs:
-        values["measured"] = evaluate.compare(found, *evaluate.read_readers(inputs["labels"], found))
+    if atlases is not None:
+        values["rca"] = predict_by_atlases(found, atlases, part(report, end, 0.88))
+    if readers:
+        values["measured"] = evaluate.compare(found, *readers)
     report(0.9, "Writing")
     probability = found.probability  # calibrated below; the maps of the uncertainty stay what the model says
     if quality and "temperature" in quality.calibration:
@@ -89,17 +91,22 @@ def table_text(values: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{STATES[light]}: {' '.join(values['quality']['reasons'])}", ""])
 
 
-def predict_by_atlases(found: Segmentation, inputs: dict[str, Path], report: Report) -> dict[str, float | None]:
-    """Dice predicted by Reverse Classification Accuracy, from the folders of labeled images."""
+def read_atlases(inputs: dict[str, Path]) -> list[tuple[Volume, Volume]]:
+    """Images with labels for Reverse Classification Accuracy."""
     if "atlas_labels" not in inputs:
         raise InputError("--atlas-images needs --atlas-labels: the folder of their labels.")
-    if not found.segmentation.any():
-        return dict.fromkeys(found.classes[1:], 0.0)
     atlases = []
     for case in find_cases(inputs["atlas_images"], inputs["atlas_labels"]):
         if case.labels:
             image = load_channels(case)[0]
             atlases.append((image, next(iter(load_labels(case, image).values()))))
+    return atlases
+
+
+def predict_by_atlases(found: Segmentation, atlases: list[tuple[Volume, Volume]], report: Report) -> dict[str, float | None]:
+    """Dice predicted by Reverse Classification Accuracy, from labeled images."""
+    if not found.segmentation.any():
+        return dict.fromkeys(found.classes[1:], 0.0)
     structures = dict(zip(found.values[1:], found.classes[1:], strict=True))
     return reverse_classification_accuracy(found.image, found.labels, atlases, structures, report=report)
 
