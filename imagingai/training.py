@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagingai.errors import InputError
-from imagingai.job import Report, ignore, write_json
+from imagingai.job import Report, ignore, outputs_of, write_json
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,13 @@ def train(
     return state.history
 
 
+def check_results(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError, now and not after hours, if a result would replace a file of the user in the job folder."""
+    ours = outputs_of(folder)
+    if foreign := [name for name in names if name not in ours and (folder / name).exists()]:
+        raise InputError(f"{folder} already has {', '.join(foreign)}, which would be replaced. Choose another output folder.")
+
+
 def keep_state(state: Path, about: Mapping[str, Any], files: Iterable[Path]) -> None:
     """Keep what a stopped training left in the folder `state` if it was the same one; otherwise start anew.
 
@@ -159,9 +167,14 @@ def _resume(file: Path, network: nn.Module, optimizer: torch.optim.Optimizer) ->
 
 
 def _save(folder: Path, content: dict[str, Any]) -> None:
-    """Through a temporary file: a kill in between leaves the last checkpoint whole."""
-    torch.save(content, folder / ".checkpoint.pt")
-    os.replace(folder / ".checkpoint.pt", folder / "checkpoint.pt")
+    """Through a temporary file: a kill or a full disk leaves the last checkpoint whole."""
+    packed, temporary = io.BytesIO(), folder / ".checkpoint.pt"
+    torch.save(content, packed)  # into memory: of a full disk torch would not tell
+    try:
+        temporary.write_bytes(packed.getbuffer())
+        os.replace(temporary, folder / "checkpoint.pt")
+    finally:
+        temporary.unlink(missing_ok=True)
     (folder / "history.json").write_text(json.dumps(content["state"]["history"], indent=1), encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from disk import full_disk
 from scipy.ndimage import gaussian_filter
 
 from imagingai.__main__ import main
@@ -210,6 +211,7 @@ def test_what_cannot_be_learned_from(data, spoil, message):
     ("settings", "message"),
     [
         ({"names": ("a", "b")}, r"--names has 2 names, and the labels have 1 values: \(5,\)\."),
+        ({"names": ("Background",)}, r"Two structures have the name background: give every value a name of its own\."),
         ({"patch": (33,)}, r"--patch 33 33: give one number, or 2, that are multiples of 8\."),
         ({"dimension": 3}, r"--dimension 3 needs volumes, and the images are 2-D\. Leave it out\."),
     ],
@@ -254,6 +256,34 @@ def test_a_folder_of_the_user_is_not_touched(data):
     with pytest.raises(InputError, match=r"training already exists, and the training keeps its state there\."):
         train_files(inputs_of(data), TrainSegmentationConfig(patch=(16,)), folder, ignore)
     assert (data / "job" / "training" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_file_in_the_way_is_told_before_the_training(data, monkeypatch):
+    """Told afterwards, the training of hours would be lost."""
+    folder = data / "job" / "partial"
+    folder.mkdir(parents=True)
+    (data / "job" / "model.safetensors").write_text("mine")
+    monkeypatch.setattr("imagingai.uncertainty.training_task.train_model", lambda *a, **k: pytest.fail("it must be said before the work"))
+    with pytest.raises(InputError, match=r"job already has model\.safetensors, which would be replaced\. Choose another output folder\."):
+        train_files(inputs_of(data), TrainSegmentationConfig(patch=(16,)), folder, ignore)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+    from imagingai.training import _save
+
+    _save(tmp_path, {"state": {"history": []}, "network": {}})
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with full_disk(), pytest.raises(OSError, match="File too large"):  # which a job tells as a full disk
+        _save(tmp_path, {"state": {"history": []}, "network": {"weights": torch.zeros(10_000)}})
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "history.json"]
+
+
+def test_one_image_is_always_left_to_learn_from(data):
+    _, _, text = find_source(inputs_of(data), TrainSegmentationConfig(patch=(32,), held_out=0.9))
+    assert "5 images with labels by 2 readers, 4 of them held out" in text
+    _, _, text = find_source(inputs_of(data), TrainSegmentationConfig(patch=(32,), held_out=0.0))
+    assert text == "5 images with labels by 2 readers, none of them held out"
 
 
 def test_an_extractor_to_start_from(data):

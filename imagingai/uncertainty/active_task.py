@@ -22,7 +22,7 @@ from imagingai.device import keep_memory, use_threads
 from imagingai.errors import InputError
 from imagingai.job import Report, part, write_json
 from imagingai.options import flag
-from imagingai.training import clear_state, keep_state
+from imagingai.training import check_results, clear_state, keep_state
 from imagingai.uncertainty.active import RANDOM, Outcome, Setting, draft, run_arm
 from imagingai.uncertainty.active_report import campaign_page, campaign_table, draw_curves
 from imagingai.uncertainty.config import SelectCasesConfig
@@ -33,6 +33,7 @@ from imagingai.uncertainty.train import describe
 from imagingai.volume import load
 
 FREE = ("count", "device", "threads")  # options that may change from round to round
+RESULTS = ("campaign.json", "next.csv", "curves.png", "report.html", "model.safetensors")
 LISTED = 5  # names in a message
 
 
@@ -70,6 +71,7 @@ def select_cases_files(inputs: dict[str, Path], config: SelectCasesConfig, folde
     campaign = _begin(inputs.get("previous"), pool, validation, config)
     setting = read_setting(pool, validation, campaign, config)
     unlabeled, number, state = [case.name for case in pool if not case.labels], campaign.round + 1, folder.parent / "training"
+    check_results(folder.parent, RESULTS)
     fixed = {name: value for name, value in vars(config).items() if name not in FREE}
     about = {"labeled": campaign.labeled, "description": asdict(setting.description), "config": fixed}
     keep_state(state, about, [path for case in (*pool, *validation) for path in case.labels.values()])

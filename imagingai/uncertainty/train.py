@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -56,6 +57,8 @@ def describe(found: Survey, config: TrainSegmentationConfig) -> ModelDescription
     names = config.names or tuple(found.names.get(value, f"label {value}") for value in found.values[1:])
     if len(names) != len(found.values) - 1:
         raise InputError(f"--names has {len(names)} names, and the labels have {len(found.values) - 1} values: {found.values[1:]}.")
+    if double := [name for name, count in Counter(name.lower() for name in ("background", *names)).items() if count > 1]:
+        raise InputError(f"Two structures have the name {double[0]}: give every value a name of its own.")
     spacing = config.spacing or found.spacing
     spacing = spacing * 3 if len(spacing) == 1 else (*spacing, 1.0)[:3]
     intensity = config.intensity if config.intensity != "auto" else "ct" if found.is_ct else "robust"
@@ -86,8 +89,8 @@ def patch_of(config: TrainSegmentationConfig, dimension: int) -> tuple[int, int,
 
 
 def split(cases: Sequence[Case], share: float) -> tuple[list[Case], list[Case]]:
-    """Cases to learn from and those held out: every n-th by name. Raises InputError if one of both would be empty."""
-    count = round(len(cases) * share) if share else 0
+    """Cases to learn from and those held out: every n-th by name. Raises InputError for a single case of which a share is held out."""
+    count = min(round(len(cases) * share), len(cases) - 1) if share else 0
     if share and len(cases) < 2:
         raise InputError(f"{len(cases)} labeled image is not enough to train: at least one more is needed, which is held out to validate.")
     held = {int((k + 0.5) * len(cases) / max(count, 1)) for k in range(max(count, 1))} if share else set()

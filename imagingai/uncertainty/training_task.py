@@ -15,7 +15,7 @@ from imagingai.errors import InputError, WeightsError
 from imagingai.job import Report, part
 from imagingai.networks import parameters
 from imagingai.synthesis import brain
-from imagingai.training import FREE, clear_state, files_in, keep_state
+from imagingai.training import FREE, check_results, clear_state, files_in, keep_state
 from imagingai.uncertainty.config import TrainSegmentationConfig
 from imagingai.uncertainty.data import load_case, survey
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel, load_model, save_model
@@ -23,6 +23,7 @@ from imagingai.uncertainty.report import training_page
 from imagingai.uncertainty.train import DOMAIN, Source, check_classes, describe, patch_of, split, train_model, views_of
 from imagingai.weights import load_weights, read_tensors
 
+RESULTS = ("model.safetensors", "model_card.md", "history.json", "report.html")
 BRAIN_SPACING = 2  # mm, of images made from label maps
 WHOLE = (96, 112, 96)  # voxels that hold a head
 
@@ -39,6 +40,7 @@ def train_files(inputs: dict[str, Path], config: TrainSegmentationConfig, folder
     source, description, text = find_source(inputs, config)
     initial = _start(inputs.get("initial"), description)
     state, began = folder.parent / "training", time.time()
+    check_results(folder.parent, RESULTS)
     keep_state(state, {name: value for name, value in vars(config).items() if name not in FREE}, files_in(inputs.values()))
     model, histories = train_model(source, description, config, state, initial=initial, report=part(report, 0.02, 0.98))
     save_model(folder / "model.safetensors", model)
@@ -68,9 +70,8 @@ def _own_images(files: list[CaseFiles], config: TrainSegmentationConfig) -> tupl
     check_classes([cases[case.name] for case in training], description)
     source = views_of([cases[case.name] for case in training], [cases[case.name] for case in held_out], description, config)
     readers = f" by {len(source.readers)} readers" if len(source.readers) > 1 else ""
-    text = (
-        f"{len(labeled)} images with labels{readers}, {len(held_out)} of them held out ({', '.join(case.name for case in held_out[:20])})"
-    )
+    names = f"{len(held_out)} of them held out ({', '.join(case.name for case in held_out[:20])})" if held_out else "none of them held out"
+    text = f"{len(labeled)} images with labels{readers}, {names}"
     return source, description, text
 
 
@@ -132,7 +133,7 @@ def card_facts(
         "Training": ", ".join(f"{name.replace('_', ' ')} {getattr(config, name)}" for name in options)
         + f"; {seconds / 60:.0f} min, best at step {', '.join(str(int(row['step'])) for row in best)}",
         "License": "that of the data it was trained on",
-        "Limits": "validated on views of the held-out images only; images of other scanners, ages or diseases may fail",
+        "Limits": "validated on pieces of images only; images of other scanners, ages or diseases may fail",
     }
 
 
