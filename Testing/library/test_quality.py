@@ -16,6 +16,7 @@ from imagingai.uncertainty import regressor
 from imagingai.uncertainty.config import LearnQualityConfig
 from imagingai.uncertainty.controls import Control, learn
 from imagingai.uncertainty.features import IMAGE_FEATURES, image_features, uncertainty_features
+from imagingai.uncertainty.measures import border_band
 from imagingai.uncertainty.quality import judge, load_quality, predict_dice, widen_volumes
 from imagingai.uncertainty.segment import Segmentation
 from imagingai.volume import Volume, load
@@ -85,6 +86,14 @@ def test_features_say_how_far_the_samples_agree():
     for name in ("entropy", "mutual_information", "volume_spread", "border_mm"):
         assert unsure[name] > sure[name] > 0, name
     assert sure["largest_part"] == 1.0
+
+
+@pytest.mark.parametrize("place", [np.s_[5, 6, 7], np.s_[5, 6, 7:9], np.s_[5, 6:9, 6:9]])
+def test_a_structure_of_a_voxel_a_row_or_a_slice_has_the_border_band_of_the_map(place):
+    case = segmentation(1.0)
+    case.samples[0][place] = 2
+    whole = border_band(case.samples == 2, case.image.spacing)
+    assert uncertainty_features(case)["Nose"]["border_mm"] == pytest.approx(whole[whole > 0].mean()) == pytest.approx(2.0)
 
 
 def test_a_structure_that_is_nowhere_has_no_agreement():

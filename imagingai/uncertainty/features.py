@@ -50,21 +50,21 @@ def uncertainty_features(segmentation: Segmentation) -> dict[str, Numbers]:
 def _structure(segmentation: Segmentation, k: int, maps: dict[str, np.ndarray]) -> Numbers:
     """What the voxels of one structure tell."""
     inside = segmentation.segmentation == k
-    somewhere = inside | (segmentation.samples == k).any(0)
+    drawn = segmentation.samples == k
+    somewhere = inside | drawn.any(0)
     probability = segmentation.probability[k]
     voxel_ml = abs(float(np.linalg.det(segmentation.image.affine[:3, :3]))) / 1000
     found = {"volume_ml": float(inside.sum()) * voxel_ml}
     if not somewhere.any():
         return found | {"probability": float(probability.max())}
     box = tuple(slice(i.min(), i.max() + 1) for i in np.nonzero(somewhere))
-    samples = segmentation.samples[(slice(None), *box)] == k
-    sizes = samples.reshape(len(samples), -1).sum(1)
+    sizes = drawn.reshape(len(drawn), -1).sum(1)
     found |= {name: float(values[somewhere].mean()) for name, values in maps.items()}
     return found | {
         "probability": float(probability[inside if inside.any() else somewhere].mean()),
         "expected_dice": float(2 * probability[inside].sum() / (inside.sum() + probability.sum())),
         "volume_spread": float(sizes.std() / max(sizes.mean(), 1)),
-        "border_mm": measures.band_summary(measures.border_band(samples, segmentation.image.spacing))["mean_mm"],
+        "border_mm": measures.band_summary(measures.border_band(drawn, segmentation.image.spacing))["mean_mm"],
         "largest_part": _largest_part(inside[box]),
     }
 
