@@ -110,6 +110,15 @@ def test_one_reader_beside_samples(tmp_path):
     assert not (tmp_path / "out" / "agreement.nii.gz").exists() and (tmp_path / "out" / "report.html").exists()
 
 
+def test_columns_of_readers_with_short_names_stay_apart(tmp_path):
+    write(tmp_path / "r", "a.nii.gz", SLICE, (2, 6, 1))
+    write(tmp_path / "r", "b.nii.gz", SLICE, (2, 5, 1))
+    result = compare(tmp_path / "out", labels=tmp_path / "r")
+    sizes = [f"{size:.3g}" for size in result["volumes"]["label 1"].values()]
+    row = result["table"].splitlines()[1].split()
+    assert len(row) == 5 and [f"{float(number):.3g}" for number in row[3:]] == sizes
+
+
 def test_readers_that_have_not_all_structures(tmp_path):
     """Ann drew two structures, Bob one of them: the other one is lost, not left out."""
     write(tmp_path / "r", "ann.nii.gz", SLICE, (2, 6, 1), (10, 14, 255))

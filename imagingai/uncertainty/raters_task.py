@@ -230,9 +230,10 @@ def _write_tables(readers: Readers, found: dict[str, Any], folder: Path) -> None
 def table_text(found: dict[str, Any]) -> str:
     """The numbers as text for a terminal."""
     width = max(map(len, found["volumes"])) + 2
-    lines = [f"{'':{width}}{'Dice':>8}" + "".join(f"{name:>{len(name) + 2}}" for name in found["readers"]) + f"  {found['unit']}"]
+    columns = {name: max(len(name) + 2, 9) for name in found["readers"]}
+    lines = [f"{'':{width}}{'Dice':>8}" + "".join(f"{name:>{column}}" for name, column in columns.items()) + f"  {found['unit']}"]
     for name, row in found["volumes"].items():
-        sizes = "".join(f"{show_size(size):>{len(reader) + 2}}" for reader, size in row.items())
+        sizes = "".join(f"{show_size(size):>{columns[reader]}}" for reader, size in row.items())
         lines.append(f"{name:{width}}{show(found['pair_dice'][name]):>8}{sizes}")
     lines += ["", *(f"{MEANINGS[key][0]:32}{show(value)}" for key, value in found["summary"].items())]
     return "\n".join(lines) + "\n"
