@@ -54,6 +54,11 @@ def test_files_lie_on_the_grid_of_the_image(known, image, tmp_path):
     assert "bright" in result["table"] and "look at it" in result["table"]  # nothing is known about the training
 
 
+def test_one_sample_spans_no_interval(known, image, tmp_path):
+    row = result_of(tmp_path / "result", {"image": image}, samples=1)["table"].splitlines()[1]
+    assert row.split()[2] == "-"
+
+
 def test_only_what_is_asked_for_is_written(known, image, tmp_path):
     result = result_of(tmp_path / "result", {"image": image}, outputs=["entropy"])
     assert result["outputs"] == ["entropy.nii.gz"]

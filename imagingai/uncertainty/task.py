@@ -84,7 +84,8 @@ def table_text(values: dict[str, Any]) -> str:
     width = max(map(len, values["volumes"])) + 2
     lines = [f"{'':{width}}{'ml':>9}{'interval':>20}{'border mm':>11}" + "".join(f"{title:>16}" for title in shown)]
     for name, volume in values["volumes"].items():
-        interval = f"{volume['low']:.2f} - {volume['high']:.2f}"
+        known = values["samples"] > 1 or volume["low"] < volume["high"]  # one sample spans no interval
+        interval = f"{volume['low']:.2f} - {volume['high']:.2f}" if known else "-"
         line = f"{name:{width}}{volume['ml']:>9.2f}{interval:>20}{values['border_band'][name]['mean_mm']:>11.1f}"
         lines.append(line + "".join(f"{'-' if column.get(name) is None else f'{column[name]:.3f}':>16}" for column in shown.values()))
     light = values["quality"]["light"]
