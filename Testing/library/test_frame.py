@@ -55,6 +55,12 @@ def test_slices_are_cut_along_the_thick_axis():
     assert frame.grid.shape == (16, 16, 5) and frame.grid.spacing.tolist() == [2, 2, 6]
 
 
+def test_a_single_slice_of_any_orientation_is_one_slice():
+    sagittal = Volume(np.zeros((1, 1, 20, 30), np.float32), np.eye(4))
+    frame = make_frame(sagittal, (2.0, 2.0, 1.0), 2)
+    assert frame.order == (1, 2, 0) and frame.grid.shape == (10, 15, 1)
+
+
 def test_a_picture_stays_as_it_is():
     picture = Volume(np.random.default_rng(0).random((1, 9, 7, 1)), np.diag([-1.0, -1.0, 1.0, 1.0]))
     frame = make_frame(picture, (), 2)

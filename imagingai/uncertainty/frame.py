@@ -65,9 +65,10 @@ def reading_order(image: Volume, dimension: int) -> tuple[tuple[int, int, int], 
     matrix = image.direction
     order = max(permutations(range(3)), key=lambda o: sum(abs(matrix[row, axis]) for row, axis in enumerate(o)))
     if dimension == 2:
-        thick = int(np.argmax(image.spacing))
+        flat = image.shape.index(1) if 1 in image.shape else None  # one slice, of any orientation
+        thick = int(np.argmax(image.spacing)) if flat is None else flat
         others = np.delete(image.spacing, thick)
-        last = thick if image.spacing[thick] > THICK * others.max() else order[2]
+        last = thick if flat is not None or image.spacing[thick] > THICK * others.max() else order[2]
         order = (*(axis for axis in order if axis != last), last)
     flips = tuple(k for k, axis in enumerate(order) if matrix[int(np.argmax(abs(matrix[:, axis]))), axis] < 0)
     return order, flips
