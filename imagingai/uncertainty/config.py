@@ -8,7 +8,7 @@ from imagingai.errors import InputError
 from imagingai.options import check, option
 
 MODELS = ("unet", "ensemble", "dropout", "probabilistic")
-NETWORKS = ("light", "unet", "fast")
+NETWORKS = ("fast", "light", "unet")
 STRATEGIES = ("entropy", "mutual_information", "diversity", "random")
 OUTPUTS = ("segmentation", "probability", "entropy", "mutual_information", "expected_entropy", "samples", "border_band", "report")
 
@@ -35,7 +35,7 @@ class TrainSegmentationConfig:
         choices=MODELS,
     )
     network: str = option(
-        "light", "unet has the size of the paper, light half of its channels; fast works at half resolution inside.", choices=NETWORKS
+        "fast", "fast works at half resolution inside; unet has the size of the paper, light half of its channels.", choices=NETWORKS
     )
     dimension: int = option(0, "2 works slice by slice, 3 in volumes; 0 decides by the images.", choices=(0, 2, 3))
     members: int = option(4, "U-Nets of an ensemble; with several readers, member i learns reader i.", limits=(2, 16))
