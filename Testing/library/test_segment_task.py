@@ -126,3 +126,12 @@ def test_a_stop_between_samples_leaves_nothing(known, image, tmp_path):
 
 def test_names_become_files():
     assert task.slugs(["background", "Left ear", "left-ear", "Öhr", "?"]) == ["background", "left_ear_1", "left_ear_2", "öhr", "structure"]
+
+
+def test_a_file_of_the_user_is_seen_before_the_work(known, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "segment", lambda *a, **k: pytest.fail("it must be said before the work"))
+    (tmp_path / "result").mkdir()
+    (tmp_path / "result" / "segmentation.nii.gz").write_text("drawn by hand")
+    with pytest.raises(InputError, match=r"already has segmentation\.nii\.gz, which would be replaced\. Choose another output folder\."):
+        result_of(tmp_path / "result", {"image": image})
+    assert (tmp_path / "result" / "segmentation.nii.gz").read_text() == "drawn by hand"

@@ -15,12 +15,13 @@ from imagingai.device import keep_memory, use_threads
 from imagingai.errors import InputError
 from imagingai.job import Report, part
 from imagingai.report import STATES
+from imagingai.training import check_results
 from imagingai.uncertainty import evaluate
 from imagingai.uncertainty.config import SegmentConfig
 from imagingai.uncertainty.data import load_channels, load_labels
 from imagingai.uncertainty.dicom import check_source, write_parametric_map, write_segmentation
-from imagingai.uncertainty.model import load_model
-from imagingai.uncertainty.quality import calibrate, judge, load_quality, widen_volumes
+from imagingai.uncertainty.model import SegmentationModel, load_model
+from imagingai.uncertainty.quality import Quality, calibrate, judge, load_quality, widen_volumes
 from imagingai.uncertainty.rca import reverse_classification_accuracy
 from imagingai.uncertainty.report import case_page
 from imagingai.uncertainty.seg_nrrd import write_seg_nrrd
@@ -36,6 +37,7 @@ def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, 
     use_threads(config.threads)
     keep_memory()
     report(0.0, "Reading")
+    check_results(folder.parent, ("segmentation.nii.gz", "entropy.nii.gz", "report.html"))
     model = load_model(inputs.get("model"))
     quality = load_quality(inputs["quality"], model.identity) if "quality" in inputs else None
     channels = [load(inputs[name]) for name in CHANNELS if name in inputs]
@@ -45,18 +47,7 @@ def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, 
     atlases = read_atlases(inputs) if "atlas_images" in inputs else None
     end = 0.6 if "atlas_images" in inputs else 0.85
     found = segment(channels, model, config, report=part(report, 0.02, end))
-    band, bands = evaluate.border_bands(found)
-    values = {
-        "classes": found.classes,
-        "values": found.values,
-        "samples": len(found.samples),
-        "volumes": evaluate.structure_volumes(found, config.interval),
-        "border_band": bands,
-        **evaluate.examine(found, channels, model),
-    }
-    if quality:
-        values["volumes"] = widen_volumes(quality, values["volumes"])
-    values["quality"] = judge(quality, values["uncertainty"], values["image"])
+    values, band = assess(found, channels, model, quality, config)
     if atlases is not None:
         values["rca"] = predict_by_atlases(found, atlases, part(report, end, 0.88))
     if readers:
@@ -73,6 +64,24 @@ def segment_files(inputs: dict[str, Path], config: SegmentConfig, folder: Path, 
         (folder / "report.html").write_text(case_page(found, values, settings, band), encoding="utf-8")
     report(1.0, "Done")
     return {"model": model.identity, **values, "table": table_text(values)}
+
+
+def assess(
+    found: Segmentation, channels: Sequence[Volume], model: SegmentationModel, quality: Quality | None, config: SegmentConfig
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Volumes, border bands, features and the traffic light; and where the samples disagree on a border, (X, Y, Z) mm."""
+    band, bands = evaluate.border_bands(found)
+    values = {
+        "classes": found.classes,
+        "values": found.values,
+        "samples": len(found.samples),
+        "volumes": evaluate.structure_volumes(found, config.interval),
+        "border_band": bands,
+        **evaluate.examine(found, channels, model),
+    }
+    if quality:
+        values["volumes"] = widen_volumes(quality, values["volumes"])
+    return values | {"quality": judge(quality, values["uncertainty"], values["image"])}, band
 
 
 def table_text(values: dict[str, Any]) -> str:
