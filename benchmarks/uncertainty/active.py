@@ -93,8 +93,10 @@ def main() -> None:
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments.add_argument("--sizes", nargs="+", type=int, default=[20, 40, 80])
     arguments.add_argument("--steps", type=int, default=200, help="updates of each training")
+    arguments.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES, help="random is always among them")
     given = arguments.parse_args()
-    curves = {s: [curve(given.work, s, seed, given.sizes, given.steps) for seed in given.seeds] for s in STRATEGIES}
+    wanted = [strategy for strategy in STRATEGIES if strategy in (*given.strategies, "random")]
+    curves = {s: [curve(given.work, s, seed, given.sizes, given.steps) for seed in given.seeds] for s in wanted}
     title = f"Active learning on nodules: cross entropy, mean ± deviation of {len(given.seeds)} seeds"
     write_table(given.work / "active" / "active.md", title, table(curves, given.sizes))
     draw(curves, given.sizes, given.work / "active" / "active.png")
