@@ -62,7 +62,7 @@ def _structure(segmentation: Segmentation, k: int, maps: dict[str, np.ndarray]) 
     found |= {name: float(values[somewhere].mean()) for name, values in maps.items()}
     return found | {
         "probability": float(probability[inside if inside.any() else somewhere].mean()),
-        "expected_dice": float(2 * probability[inside].sum() / (inside.sum() + probability.sum())),
+        "expected_dice": float(2 * probability[inside].sum() / max(inside.sum() + probability.sum(), 1e-12)),
         "volume_spread": float(sizes.std() / max(sizes.mean(), 1)),
         "border_mm": measures.band_summary(measures.border_band(drawn, segmentation.image.spacing))["mean_mm"],
         "largest_part": _largest_part(inside[box]),
