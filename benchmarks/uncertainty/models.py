@@ -23,7 +23,7 @@ from imagingai.uncertainty.train import describe, train_model, views_of
 SETTINGS: dict[str, dict[str, Any]] = {
     "lidc": {"patch": (64,), "batch": 8, "steps": 1200, "every": 100, "intensity": "ct", "names": ("nodule",)},
     "hippocampus": {"patch": (32, 48, 32), "batch": 2, "steps": 700, "every": 100, "names": ("anterior", "posterior")},
-    "cells": {"patch": (128,), "batch": 4, "steps": 600, "every": 100, "names": ("cell",)},
+    "cells": {"patch": (128,), "batch": 4, "steps": 300, "every": 100, "names": ("cell",)},
 }
 
 
