@@ -10,6 +10,7 @@ from pathlib import Path
 from imagingai.errors import InputError
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff")
+HEADER = 1 << 20  # bytes that the header of a .nrrd has at most
 CHANNEL = re.compile(r"_(\d{4})$")  # case_0000.nii.gz: the first channel of the case
 
 
@@ -58,7 +59,9 @@ def stem(file: Path) -> str:
 
 
 def read_label_names(labels: Path) -> dict[int, str]:
-    """Names of structures beside a label file: the same name with .csv (value,name) or .ctbl (3D Slicer color table); else none."""
+    """Names of structures: in a .seg.nrrd, or beside the file as .csv (value,name) or .ctbl (3D Slicer color table); else none."""
+    if labels.name.endswith(".seg.nrrd"):
+        return _segment_names(labels)
     for ending in (".csv", ".ctbl"):
         file = labels.with_name(stem(labels) + ending)
         if file.is_file():
@@ -70,6 +73,14 @@ def read_label_names(labels: Path) -> dict[int, str]:
             cells = list(csv.reader(lines, delimiter=comma)) if ending == ".csv" else [line.split() for line in lines]
             return {int(row[0]): row[1].strip() for row in cells if len(row) > 1 and row[0].strip().lstrip("-").isdigit()}
     return {}
+
+
+def _segment_names(file: Path) -> dict[int, str]:
+    """The names in the header of a segmentation of 3D Slicer, which ends with an empty line."""
+    with file.open("rb") as content:
+        header = content.read(HEADER).replace(b"\r", b"").partition(b"\n\n")[0].decode("utf-8", "replace")
+    found = {key: dict(re.findall(rf"^Segment(\d+)_{key}:=(.*)$", header, re.M)) for key in ("Name", "LabelValue")}
+    return {int(value): found["Name"][number].strip() for number, value in found["LabelValue"].items() if number in found["Name"]}
 
 
 def _images_in(folder: Path) -> list[Path]:

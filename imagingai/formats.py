@@ -112,6 +112,11 @@ def _luminance(image: sitk.Image, path: Path) -> sitk.Image:
     import SimpleITK as sitk
 
     count, array = image.GetNumberOfComponentsPerPixel(), sitk.GetArrayViewFromImage(image)
+    if path.name.endswith(".seg.nrrd"):
+        raise InputError(
+            f"{path} holds segments that overlap, in {count} layers. Make them disjoint, or export them as a label map: "
+            "here a voxel has one label."
+        )
     if count not in (3, 4) or array.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path} has {count} values per voxel ({array.dtype}). Save one of them as an image with one value per voxel.")
     gray = sitk.GetImageFromArray(np.rint(array[..., :3] @ LUMINANCE).astype(array.dtype))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from imagingai.datasets import find_cases, list_images, read_label_names
 from imagingai.errors import InputError
+from imagingai.volume import Volume, load
 
 
 def touch(folder, *names):
@@ -75,3 +78,19 @@ def test_names_that_are_not_utf8(tmp_path):
     (tmp_path / "a.csv").write_bytes("1,Höhle\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"a\.csv is no text in UTF-8\. Save it as CSV UTF-8, or remove it\."):
         read_label_names(tmp_path / "a.nii.gz")
+
+
+def test_names_of_segments_are_read_from_their_header(tmp_path):
+    from imagingai.uncertainty.seg_nrrd import write_seg_nrrd
+
+    labels = Volume(np.array([0, 3, 7, 7], np.uint8).reshape(1, 2, 2, 1), np.eye(4))
+    write_seg_nrrd(tmp_path / "a.seg.nrrd", labels, (3, 7), ("Left ear", "Tumör"))
+    assert read_label_names(tmp_path / "a.seg.nrrd") == {3: "Left ear", 7: "Tumör"}
+    assert load(tmp_path / "a.seg.nrrd", label=True).data.ravel().tolist() == [0, 3, 7, 7]
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_overlapping_segments_are_not_taken_for_a_color_image(tmp_path, layers):
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5, 6, layers), np.uint8), isVector=True), str(tmp_path / "a.seg.nrrd"))
+    with pytest.raises(InputError, match=rf"a\.seg\.nrrd holds segments that overlap, in {layers} layers\. Make them disjoint"):
+        load(tmp_path / "a.seg.nrrd", label=True)
