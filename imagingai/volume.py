@@ -56,6 +56,11 @@ class Volume:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in ml."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
     def direction(self) -> np.ndarray:
         """(3, 3), columns are the RAS unit vectors of the axes of the array."""
         return self.affine[:3, :3] / np.maximum(self.spacing, 1e-300)

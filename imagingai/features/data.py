@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from imagingai.synthesis import brain, shapes
 from imagingai.synthesis.appearance import degrade, normalize
 from imagingai.synthesis.geometry import random_points, sample
 from imagingai.volume import Volume, check_image, load, resample_like, same_grid
-
-log = logging.getLogger(__name__)
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # seed -> image (1, *shape), classes (*shape) long
 STAGES = 3  # the networks halve three times

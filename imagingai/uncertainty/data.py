@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +18,6 @@ from imagingai.synthesis.geometry import Random, random_points, sample, smooth_n
 from imagingai.uncertainty.frame import make_frame, prepare, to_grid
 from imagingai.uncertainty.model import ModelDescription
 from imagingai.volume import Volume, check_image, load, same_grid
-
-log = logging.getLogger(__name__)
 
 CENTERED = 0.67  # share of the views whose center is in a structure
 KEPT = 5000  # voxels of a structure that may be centers

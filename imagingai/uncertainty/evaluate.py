@@ -30,8 +30,7 @@ def examine(segmentation: Segmentation, channels: Sequence[Volume], model: Segme
 
 def structure_volumes(segmentation: Segmentation, level: float) -> dict[str, dict[str, Any]]:
     """Volume of every structure in ml with the interval of the samples."""
-    voxel_ml = float(abs(np.linalg.det(segmentation.image.affine[:3, :3]))) / 1000
-    return measures.volumes(segmentation.samples, voxel_ml, segmentation.classes, level)
+    return measures.volumes(segmentation.samples, segmentation.image.voxel_ml, segmentation.classes, level)
 
 
 def border_bands(segmentation: Segmentation) -> tuple[np.ndarray, dict[str, dict[str, float]]]:

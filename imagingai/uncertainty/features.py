@@ -53,8 +53,7 @@ def _structure(segmentation: Segmentation, k: int, maps: dict[str, np.ndarray]) 
     drawn = segmentation.samples == k
     somewhere = inside | drawn.any(0)
     probability = segmentation.probability[k]
-    voxel_ml = abs(float(np.linalg.det(segmentation.image.affine[:3, :3]))) / 1000
-    found = {"volume_ml": float(inside.sum()) * voxel_ml}
+    found = {"volume_ml": float(inside.sum()) * segmentation.image.voxel_ml}
     if not somewhere.any():
         return found | {"probability": float(probability.max())}
     box = tuple(slice(i.min(), i.max() + 1) for i in np.nonzero(somewhere))

@@ -33,11 +33,6 @@ class Frame:
             return np.ascontiguousarray(np.transpose(np.flip(values, self.flips), np.argsort(self.order)), np.float32)
         return resample_like(self.grid.with_data(values), self.image, fill=fill).data[0]
 
-    @property
-    def voxel_ml(self) -> float:
-        """Volume of a voxel of the image in ml."""
-        return float(abs(np.linalg.det(self.image.affine[:3, :3]))) / 1000
-
 
 def make_frame(image: Volume, spacing: Sequence[float], dimension: int) -> Frame:
     """The frame for a model that works at `spacing` (3 numbers, mm; empty: as it is) in 2-D slices or in 3-D.

@@ -104,9 +104,8 @@ def _measure(
     pairs = measures.pairwise_dice(segmentation.segmentation[None], labels, len(names) + 1)[:, 0]  # structures x readers
     dice = {structure: float(np.nanmean(row)) if np.isfinite(row).any() else None for structure, row in zip(names, pairs, strict=True)}
     volumes = evaluate.structure_volumes(segmentation, coverage)
-    voxel_ml = abs(float(np.linalg.det(segmentation.image.affine[:3, :3]))) / 1000
     for k, structure in enumerate(names, 1):
-        volumes[structure]["truth"] = float((labels == k).sum() / len(labels)) * voxel_ml
+        volumes[structure]["truth"] = float((labels == k).sum() / len(labels)) * segmentation.image.voxel_ml
     return Control(name, seen["uncertainty"], seen["image"], dice, volumes, spoiled)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +21,6 @@ from imagingai.uncertainty.measures import entropy
 from imagingai.uncertainty.model import SegmentationModel
 from imagingai.uncertainty.networks import STAGES
 from imagingai.volume import Volume, as_volume
-
-log = logging.getLogger(__name__)
 
 STRETCH = 1.125
 MEMORY = 1 << 27  # bytes for the logits of the samples that are computed together

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +23,6 @@ from imagingai.uncertainty.data import Case, Survey, Views
 from imagingai.uncertainty.domain import domain_features, learn_domain
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel, build_network
 from imagingai.uncertainty.networks import STAGES, ProbabilisticUNet
-
-log = logging.getLogger(__name__)
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # seed -> image (C, *patch), classes (*patch) long
 HELD_OUT = 10**9  # first seed of the views that validate
