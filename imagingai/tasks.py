@@ -40,6 +40,12 @@ EVALUATION = (
     Input("moving_landmarks", "The same landmarks in the moving image."),
 )
 
+SITE_DATA = (
+    Input("images", "Folder of images."),
+    Input("labels", "Folder of label images of the same names (segmentation), or of masks (image classification)."),
+    Input("table", "CSV file with a column `case`, the features and the target (classification, regression)."),
+)
+
 TASKS: dict[str, Task] = {
     "register": Task(
         help="Find the transform that brings the moving image onto the fixed image.",
@@ -179,6 +185,33 @@ TASKS: dict[str, Task] = {
         config="imagingai.features.config:TrainFeaturesConfig",
         run="imagingai.features.task:run",
         example="imagingai train-features --images scans/ --kind ae --steps 2000 --output mine/",
+    ),
+    "federated-check": Task(
+        help="Look at this site's data before it joins a federation: counts, spacing, histograms, what does not fit.",
+        inputs=(
+            Input("invitation", "Invitation of the coordinator (.invitation), or a project (project.toml).", required=True),
+            *SITE_DATA,
+        ),
+        config="imagingai.federated.config:CheckConfig",
+        run="imagingai.federated.join_task:check_files",
+        example="imagingai federated check --invitation hospital_a.invitation --images scans/ --labels drawn/ --output check/",
+    ),
+    "federated-join": Task(
+        help="Take part in a federation with this site's data, which stays here.",
+        inputs=(Input("invitation", "Invitation of the coordinator (.invitation).", required=True), *SITE_DATA),
+        config="imagingai.federated.config:JoinConfig",
+        run="imagingai.federated.join_task:join_files",
+        example="imagingai federated join --invitation hospital_a.invitation --images scans/ --labels drawn/ --output hospital_a/",
+    ),
+    "federated-simulate": Task(
+        help="Run a whole federation on this computer, without a network, with every site in a folder.",
+        inputs=(
+            Input("project", "The project (project.toml).", required=True),
+            Input("sites", "Folder with one folder per site, each with images/, labels/, table.csv as its task needs.", required=True),
+        ),
+        config="imagingai.federated.config:SimulateConfig",
+        run="imagingai.federated.simulate_task:simulate_files",
+        example="imagingai federated simulate --project project.toml --sites sites/ --seeds 5 --compare single mix --output study/",
     ),
 }
 
