@@ -6,6 +6,7 @@ VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 BIN = $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
+export IMAGINGAI_FLOWER ?= $(abspath $(VENV))/flower
 
 .PHONY: demo test lint pictures bench clean help
 
@@ -15,12 +16,14 @@ help:
 	@echo "make pictures  make the pictures of the user's guide anew"
 	@echo "make bench   measure against Greedy, ANTs, DIPY, elastix and ConvexAdam (needs IMAGINGAI_BENCH_DATA)"
 
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt imagingai/federated/flower-requirements.txt
 	@echo "Setting up $(VENV) (a few minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --progress-bar on $(PIP_OPTIONS) -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --progress-bar on $(PIP_OPTIONS) -c constraints.txt -e ".[test]"
+	@if $(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11))"; then $(BIN)/python -m imagingai federated install; \
+		else echo "Federated training is left out: Flower needs Python 3.11 or newer."; fi
 	@touch $@
 
 demo: $(VENV)/ready
