@@ -14,6 +14,7 @@ from imagingai.errors import InputError, JobFailed
 FLOWER = "1.41.0"
 REQUIREMENTS = Path(__file__).with_name("flower-requirements.txt")
 FOLDER_VARIABLE = "IMAGINGAI_FLOWER"
+MARK = "imagingai-installed.txt"
 
 
 def folder() -> Path:
@@ -29,14 +30,16 @@ def folder() -> Path:
 
 def is_installed() -> bool:
     """True if the folder holds all packages; the mark is written last."""
-    mark = folder() / "imagingai-installed.txt"
+    mark = folder() / MARK
     return mark.is_file() and mark.read_text(encoding="utf-8") == _wanted()
 
 
 def activate() -> None:
     """Make Flower importable in this process, without telemetry; raises InputError with the way out if it is not installed."""
     if sys.version_info < (3, 11):
-        raise InputError(f"Flower {FLOWER} needs Python 3.11 or newer; this is {sys.version.split()[0]}. Use another Python for federated training.")
+        raise InputError(
+            f"Flower {FLOWER} needs Python 3.11 or newer; this is {sys.version.split()[0]}. Use another Python for federated training."
+        )
     if not is_installed():
         raise InputError(
             f"Flower {FLOWER} is not installed in {folder()}. Install it with: imagingai federated install "
@@ -51,14 +54,24 @@ def activate() -> None:
 
 def install(wheels: str = "") -> None:
     """Install the packages with pip; wheels: a folder of them for a computer without a network. A stopped installation starts anew."""
-    target = folder()
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(folder(), ignore_errors=True)
+    if subprocess.run([sys.executable, "-m", "pip", "install", *pip_arguments(wheels)], check=False).returncode:
+        shutil.rmtree(folder(), ignore_errors=True)
+        raise JobFailed(
+            f"pip could not install Flower into {folder()}; its last lines above say why. Behind a proxy set HTTPS_PROXY; offline use --wheels."
+        )
+    mark_installed()
+
+
+def pip_arguments(wheels: str = "") -> list[str]:
+    """What follows `pip install`."""
     offline = ["--no-index", "--find-links", wheels] if wheels else []
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(target), *offline, "-r", str(REQUIREMENTS)]
-    if subprocess.run(command, check=False).returncode:
-        shutil.rmtree(target, ignore_errors=True)
-        raise JobFailed(f"pip could not install Flower into {target}; its last lines above say why. Behind a proxy set HTTPS_PROXY; offline use --wheels.")
-    (target / "imagingai-installed.txt").write_text(_wanted(), encoding="utf-8")
+    return ["--no-deps", "--upgrade", "--target", str(folder()), *offline, "-r", str(REQUIREMENTS)]
+
+
+def mark_installed() -> None:
+    """Say that the folder is complete; `is_installed` looks for it."""
+    (folder() / MARK).write_text(_wanted(), encoding="utf-8")
 
 
 def _wanted() -> str:

@@ -1,0 +1,233 @@
+"""What a site does with an instruction of the aggregator; no network in it. Settings come from the signed invitation alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from imagingai.errors import InputError
+from imagingai.federated import fourier
+from imagingai.federated.config import ProjectConfig
+from imagingai.federated.learner import Learner, head_of
+from imagingai.federated.local import train_locally
+from imagingai.federated.sharing import shared_names
+from imagingai.job import Report, ignore, write_json
+
+KINDS = ("survey", "train", "evaluate", "finish")
+Weights = dict[str, Tensor]
+Metrics = dict[str, Any]
+
+
+@dataclass
+class Site:
+    """One site of a federation. open_data: average histogram of the sites or None -> what is learned from.
+
+    folder: what outlives the process: private weights, the personal state, how much of the privacy budget is spent.
+    """
+
+    config: ProjectConfig
+    open_data: Callable[[list[float] | None], Learner]
+    folder: Path
+    device: str = "cpu"
+    report: Report = ignore
+    learner: Learner = field(init=False)
+    shapes: dict[str, tuple[int, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.memory = self._remembered()
+        self.learner = self.open_data(self.memory.get("histogram"))
+        state = self.learner.network.state_dict()
+        names = shared_names(self.learner.network, self.config.private, head_of(self.learner.network))
+        self.shapes = {name: tuple(state[name].shape) for name in names}
+
+    # --- the four kinds of instructions
+
+    def handle(self, kind: str, weights: Weights, values: Mapping[str, Any]) -> tuple[Weights, Metrics]:
+        """Answer an instruction with (weights, metrics). Raises InputError for what the invitation does not allow."""
+        if kind not in KINDS:
+            raise InputError(f"The aggregator asks for {kind!r}, which is none of {', '.join(KINDS)}; it was refused.")
+        if kind == "survey":
+            return {}, self._survey()
+        self._check(kind, weights, values)
+        if kind == "train":
+            return self._train(weights, values)
+        metrics = self._measure(weights, int(values["server-round"]))
+        if kind == "finish":
+            self._finish(weights)
+        return {}, metrics
+
+    def _survey(self) -> Metrics:
+        """Counts, and only if the project says so those of the labels and the histogram."""
+        metrics: Metrics = {"num-examples": self.learner.examples, "held_out": self.learner.held_out}
+        if self.config.label_weighting:
+            metrics["label_counts"] = [int(count) for count in self.learner.labels.values()]
+        if self.config.harmonization == "nyul":
+            metrics["histogram"] = [float(share) for share in self.learner.histogram()]
+        return metrics
+
+    def _train(self, weights: Weights, values: Mapping[str, Any]) -> tuple[Weights, Metrics]:
+        number = int(values["server-round"])
+        self._spend(number, weights)
+        metrics = self._measure(weights, number)
+        self._place(weights, number)
+        figures = train_locally(
+            self.learner.network,
+            self.learner,
+            self.config,
+            round=number,
+            epochs=float(values.get("epochs", self.config.epochs)),
+            label_distribution=values.get("label_distribution"),
+            secret=self.memory["secret"],
+            device=self.device,
+            report=self.report,
+        )
+        self._keep()
+        state = self.learner.network.state_dict()
+        dtype = torch.float16 if self.config.exchange == "float16" else None
+        update = {name: _packed(state[name], dtype) for name in self.shapes}
+        return update, {**metrics, **figures}
+
+    def _measure(self, weights: Weights, number: int) -> Metrics:
+        """The received model, with what is private here, on the cases that were held out."""
+        self._place(weights, number, measuring=True)
+        figures = self.learner.evaluate(self.learner.network)
+        return {"num-examples": self.learner.examples, "held_out": self.learner.held_out} | {
+            f"{name}_before": float(value) for name, value in figures.items()
+        }
+
+    def _finish(self, weights: Weights) -> None:
+        """The result: the global model, and a model of this site's own if there is one."""
+        self._place(weights, self.config.rounds, measuring=True)
+        network = self.learner.network
+        results = {"global": self.learner.evaluate(network)}
+        if self.config.private == "none":  # with private layers a global model without them would be half a model
+            self.learner.save(self.folder / "model.safetensors", network, {"federation": self.config.name})
+        if self.is_personal:
+            if self.config.fine_tune:
+                alone = ProjectConfig(**{**vars(self.config), "strategy": "fedavg", "epsilon": 0.0})
+                train_locally(
+                    network,
+                    self.learner,
+                    alone,
+                    round=self.config.rounds + 1,
+                    epochs=self.config.fine_tune,
+                    label_distribution=None,
+                    secret=self.memory["secret"],
+                    device=self.device,
+                    report=self.report,
+                )
+            results["personal"] = self.learner.evaluate(network)
+            self.learner.save(self.folder / "personal.safetensors", network, {"federation": self.config.name, "personal": True})
+        write_json(self.folder / "results.json", results)
+
+    @property
+    def is_personal(self) -> bool:
+        """True if this site ends with a model of its own."""
+        return bool(self.config.fine_tune or self.config.fourier or self.config.private != "none")
+
+    # --- checks
+
+    def _check(self, kind: str, weights: Weights, values: Mapping[str, Any]) -> None:
+        allowed = {"kind", "server-round"}
+        if kind == "train":
+            allowed |= {"epochs"} if self.config.seconds else set()
+            allowed |= {"label_distribution"} if self.config.label_weighting else set()
+        allowed |= {"histogram"} if self.config.harmonization == "nyul" else set()
+        if extra := set(values) - allowed:
+            raise InputError(f"The aggregator sends the setting {min(extra)}, which the invitation does not name; it was refused.")
+        check_weights(weights, self.shapes, "the aggregator")
+        if (histogram := values.get("histogram")) is not None and list(histogram) != self.memory.get("histogram"):
+            self.memory["histogram"] = [float(share) for share in histogram]
+            self._remember()
+            self.learner = self.open_data(self.memory["histogram"])
+
+    def _spend(self, number: int, weights: Weights) -> None:
+        """Differential privacy counts the trainings: the same one again tells nothing new, any other spends more."""
+        if self.config.epsilon:
+            mark = f"{number}:{digest(weights)}"
+            trained = self.memory.setdefault("trained", [])
+            if mark not in trained:
+                if len(trained) >= self.config.rounds:
+                    raise InputError(
+                        f"This site's privacy budget (epsilon {self.config.epsilon:g}) is spent after {len(trained)} trainings."
+                    )
+                trained.append(mark)
+                self._remember()
+
+    # --- weights
+
+    def _place(self, weights: Weights, number: int, measuring: bool = False) -> None:
+        """The received weights into the network, with what stays here. measuring: the others' model, not a mixture with the own one."""
+        own = self._own()
+        received = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+        if own and self.config.fourier and not measuring:
+            share = fourier.share_in(number, self.config.rounds, self.config.fourier)
+            received = fourier.merge({name: own[name] for name in received}, received, share)
+        private = {name: value for name, value in own.items() if name not in self.shapes}
+        self.learner.network.load_state_dict({**self.learner.network.state_dict(), **private, **received})
+
+    def _own(self) -> Weights:
+        file = self.folder / "private.safetensors"
+        return load_file(file) if file.is_file() else {}
+
+    def _keep(self) -> None:
+        """Keep what is private, and for the Fourier aggregation all own weights; through a temporary file."""
+        state = self.learner.network.state_dict()
+        kept = {name: value.detach().cpu().contiguous() for name, value in state.items() if self.config.fourier or name not in self.shapes}
+        if kept:
+            save_file(kept, self.folder / ".private.safetensors")
+            (self.folder / ".private.safetensors").replace(self.folder / "private.safetensors")
+
+    def _remembered(self) -> dict[str, Any]:
+        file = self.folder / "memory.json"
+        if file.is_file():
+            return json.loads(file.read_text(encoding="utf-8"))
+        self.memory = {"secret": secrets.randbits(62)}  # of the noise: who knew it could take the noise off again
+        self._remember()
+        return self.memory
+
+    def _remember(self) -> None:
+        write_json(self.folder / "memory.json", self.memory)
+        (self.folder / "memory.json").chmod(0o600)
+
+
+def check_weights(weights: Weights, shapes: Mapping[str, tuple[int, ...]], sender: str) -> None:
+    """Raise InputError unless the weights are finite numbers of the agreed names and shapes."""
+    if missing := set(shapes) - set(weights):
+        raise InputError(f"The weights of {sender} lack {min(missing)}.")
+    if extra := set(weights) - set(shapes):
+        raise InputError(f"The weights of {sender} hold {min(extra)}, which nobody agreed to.")
+    for name, value in weights.items():
+        if tuple(value.shape) != tuple(shapes[name]):
+            raise InputError(f"The weights of {sender} have {name} with the shape {tuple(value.shape)} instead of {tuple(shapes[name])}.")
+        if not torch.isfinite(value).all():
+            raise InputError(f"The weights of {sender} have a value in {name} that is not a number or infinite.")
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of weights: names and numbers, whatever the order."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(name.encode())
+        found.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def size(weights: Mapping[str, Tensor]) -> int:
+    """Bytes of weights."""
+    return sum(value.numel() * value.element_size() for value in weights.values())
+
+
+def _packed(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    value = value.detach().cpu()
+    return (value.to(dtype) if dtype and value.is_floating_point() else value).clone().contiguous()
