@@ -1,4 +1,4 @@
-"""Four hospitals to try out a federation: real chest X-rays, dealt out unevenly; how their machines differ is simulated (demo_data/README.md)."""
+"""Four hospitals to try out a federation: real chest X-rays, dealt out unevenly; how their machines differ is simulated."""
 
 from __future__ import annotations
 
