@@ -34,6 +34,9 @@ class ProjectConfig:
     values: tuple[int, ...] = option((), "Values of the structures in the label images; 1, 2, 3 ...", limits=(1, 65535), advanced=True)
     features: tuple[str, ...] = option((), "Columns of the table that are learned from (roi tasks).")
     target: str = option("label", "Column of the table with the class or the value to predict.")
+    target_range: tuple[float, ...] = option(
+        (), "A low and a high value of the target, the scale that roi-regression learns on (20 90 for ages).", limits=(-1e9, 1e9)
+    )
     network: str = option(
         "", "Size of the network; the smallest of its task.", choices=("", *sorted({n for row in NETWORKS.values() for n in row}))
     )

@@ -22,7 +22,8 @@ SHIPPED = Path(__file__).parent / "weights" / "brain.safetensors"
 class ModelDescription:
     """What a model is and what it expects. classes[0] is the background; values: of the classes in label files; spacing: mm.
 
-    patch: voxels of the windows that it sees; domain: figures of the training images, to know one that is unlike them.
+    patch: voxels of the windows that it sees; domain: figures of the training images, to know one that is unlike them;
+    about: where the model comes from.
     """
 
     model: str
@@ -40,6 +41,7 @@ class ModelDescription:
     latent: int = 6
     temperature: float = 1.0
     domain: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
