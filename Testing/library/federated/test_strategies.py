@@ -115,9 +115,9 @@ def test_median_and_trimmed_mean_leave_a_wild_site_out():
     assert run(replies[:2], strategy="trimmed", trim=0.49)[0].tolist() == [1.5, 1.5]
 
 
-@pytest.mark.parametrize("sites", [3, 4, 6, 10])
-def test_krum_takes_an_honest_site_even_where_updates_are_tiny_beside_the_weights(sites):
-    random = np.random.default_rng(sites)
+@pytest.mark.parametrize(("sites", "seed"), [(3, 0), (4, 0), (6, 8), (6, 12), (10, 0)])  # seeds 8 and 12: Flower's own takes the attacker
+def test_krum_takes_an_honest_site_even_where_updates_are_tiny_beside_the_weights(sites, seed):
+    random = np.random.default_rng(seed)
     current = random.normal(size=2000) * 100
     updates = [1e-3 * (1 + 0.1 * random.normal(size=2000)) for _ in range(sites)]
     updates[1] = -20 * updates[1]
