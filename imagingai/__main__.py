@@ -19,6 +19,7 @@ try:
 
     from imagingai import __version__, job
     from imagingai.errors import Cancelled, ImagingAIError, InputError
+    from imagingai.federated.command import PREFIX, add_federated
     from imagingai.options import add_arguments, flag
     from imagingai.progress import Bar, Lines
     from imagingai.tasks import TASKS, Task, load
@@ -27,10 +28,11 @@ except KeyboardInterrupt:  # Ctrl+C in the first moment
 
 GRACE = 5.0  # seconds
 MANY = 12  # files that are named
-DESCRIPTION = """ImagingAI: medical image registration, and segmentation with uncertainty.
+DESCRIPTION = """ImagingAI: medical image registration, segmentation with uncertainty, and federated training.
 
   imagingai register --fixed atlas.nii.gz --moving patient.nii.gz --output result/
   imagingai segment --image patient.nii.gz --output result/
+  imagingai federated --help         train together with other sites, without sending images
   imagingai register --help          all options with limits and defaults
   imagingai list                     what there is: tasks, presets, similarities, weights
 
@@ -78,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="count", default=0, help="say more (twice: debugging)")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, task in TASKS.items():
-        _add_task(commands, name, task)
+        if not name.startswith(PREFIX):
+            _add_task(commands, name, task)
+    add_federated(commands, _add_task)
     batch = commands.add_parser(
         "batch", help="Run every row of a CSV file.", description=BATCH_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -114,7 +118,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _add_task(commands: Any, name: str, task: Task) -> None:
+def _add_task(commands: Any, name: str, task: Task) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=task.help, description=f"{task.help}\n\nexample:\n  {task.example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -132,6 +136,7 @@ def _add_task(commands: Any, name: str, task: Task) -> None:
     basic, advanced = parser.add_argument_group("options"), parser.add_argument_group("advanced options")
     add_arguments({False: basic, True: advanced}, config)
     parser.set_defaults(command=_run_task, task=name)
+    return parser
 
 
 def make_job(name: str, values: dict[str, Any], preset: str = "default") -> job.Job:
@@ -246,7 +251,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     for name, task in TASKS.items():
-        print(f"{name:19s} {task.help}\n{'':19s}   {task.example}")
+        print(f"{name.replace(PREFIX, 'federated '):19s} {task.help}\n{'':19s}   {task.example}")
         for key, values in (load(task.presets) if task.presets else {}).items():
             print(f"{'':19s}   --preset {key:10s} {' '.join(f'{flag(a)} {b}' for a, b in values.items())}")
     similarity = next(f for f in dataclasses.fields(load(TASKS["register"].config)) if f.name == "similarity")

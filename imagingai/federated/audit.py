@@ -18,6 +18,7 @@ from typing import Any
 
 from imagingai.errors import InputError
 
+BEGIN = b'{"number": '
 OWN = ("number", "time", "event", "previous")  # names that no fact can have
 
 
@@ -70,8 +71,10 @@ class Verdict:
 
 
 def verify(path: str | Path) -> Verdict:
-    """Follow the chain of an audit log; raises InputError if it cannot be read."""
+    """Follow the chain of an audit log; raises InputError if it cannot be read or is none."""
     previous, torn, lines = "", [], _lines(Path(path))
+    if lines and not lines[0].startswith(BEGIN[: len(lines[0])]):
+        raise InputError(f"{path} is not an audit log.")
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)

@@ -1,7 +1,6 @@
 """The invitation of one site: all settings of the federation, bound to the site's key, signed by the coordinator.
 
-Reading one and showing what it means needs the standard library only; making and verifying one needs cryptography. What leaves the
-site is worked out here, at the site, from the settings; nothing that the coordinator writes can make it sound smaller.
+Reading one needs the standard library only; making and verifying one needs cryptography. What it means is said in consent.py.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ from typing import Any
 from imagingai import __version__
 from imagingai.errors import InputError
 from imagingai.federated.config import ProjectConfig
-from imagingai.federated.keys import fingerprint, load_site_key, make_coordinator_key, public_text, spoken, write_file
+from imagingai.federated.keys import fingerprint, load_site_key, make_coordinator_key, public_text, write_file
 from imagingai.federated.packages import FLOWER
-from imagingai.federated.project import TABLES, Project, canonical, job_of
+from imagingai.federated.project import Project, canonical, job_of
 from imagingai.federated.store import check_name
 from imagingai.options import from_dict
 
 FORMAT = 1
 SUFFIX = ".invitation"
 LIMIT = 4 << 20  # bytes of a file that is read
+LONGEST = 1000  # days
 SKEW = timedelta(hours=1)  # clocks may differ by so much
 AGAIN = "Ask the coordinator for a new invitation."
 SHOWN = 8  # digits of a fingerprint that are typed
@@ -86,6 +86,8 @@ def invite(project: Project, site: str, public_key: str, days: float, shares: Ma
     The folder of the project has ca.pem (certificates.ensure_certificates). Raises InputError if the project does not say who asks.
     """
     check_name(site)
+    if not 0 < days <= LONGEST:
+        raise InputError(f"--days is {days:g}; it must lie between 0 and {LONGEST}.")
     for name in ("name", "coordinator", "purpose"):
         if not getattr(project.config, name).strip():
             raise InputError(f"{project.file}: {name} is empty. Sites must see who asks for what; fill it in.")
@@ -161,12 +163,15 @@ def verify(invitation: Invitation, key: str | Path | None, now: datetime | None 
 
     Without a key, whose it is stays open.
     """
+    from imagingai.federated.certificates import check_authority
+
     _check_signature(invitation)
     if invitation.flower != FLOWER:
         raise InputError(
             f"The invitation needs Flower {invitation.flower}, and this ImagingAI has {FLOWER}. Use the coordinator's version."
         )
     check_expiry(invitation, now)
+    check_authority(invitation.authority, now)
     if key is not None and fingerprint(public_text(load_site_key(key))) != invitation.key:
         raise InputError(
             f"The invitation of {invitation.site} is for another key than {key}. Give the key whose .pub was sent, with --key."
@@ -192,9 +197,9 @@ def check_expiry(invitation: Invitation, now: datetime | None = None) -> None:
     now = now or datetime.now(timezone.utc)
     created, expires = map(datetime.fromisoformat, (invitation.created, invitation.expires))
     if now > expires:
-        raise InputError(f"The invitation of {invitation.site} expired on {_day(expires)}. {AGAIN}")
+        raise InputError(f"The invitation of {invitation.site} expired on {day_of(expires)}. {AGAIN}")
     if now < created - SKEW:
-        raise InputError(f"The invitation was made on {_day(created)}, and this computer says that it is {_day(now)}. Set its clock.")
+        raise InputError(f"The invitation was made on {day_of(created)}, and this computer says that it is {day_of(now)}. Set its clock.")
 
 
 def check_accepted(invitation: Invitation, accept: str) -> None:
@@ -205,95 +210,7 @@ def check_accepted(invitation: Invitation, accept: str) -> None:
         raise InputError(f"{what}. Read it with `imagingai federated show`, and agree with: --accept {invitation.fingerprint[:SHOWN]}")
 
 
-def _day(time: datetime) -> str:
-    return f"{time.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
-
-
-def summary(invitation: Invitation) -> list[tuple[str, str]]:
-    """What a person must know before agreeing, as titles and texts; the same in the panel and in the terminal."""
-    config = invitation.config
-    return [
-        ("Who asks", f"{config.coordinator}, for the federation {config.name}"),
-        ("What for", config.purpose),
-        ("Who is invited", f"{invitation.site}, with the key {spoken(invitation.key)}"),
-        ("What is learned", _learned(config)),
-        ("How", _course(config)),
-        ("Leaves in every round", _leaves_often(invitation)),
-        ("Leaves once", _leaves_once(config)),
-        ("Never leaves", _stays(config)),
-        ("Privacy", " ".join(_privacy(config))),
-        ("Where it goes", f"{config.address}, encrypted (HTTPS). This computer opens one connection to it and accepts none."),
-        ("Who gets the model", "The coordinator and all sites of the federation."),
-        ("Valid", f"from {_day(datetime.fromisoformat(invitation.created))} to {_day(datetime.fromisoformat(invitation.expires))}"),
-        ("Key of the coordinator", f"{spoken(fingerprint(invitation.signer))}. Compare it by telephone: it proves who has signed."),
-        ("Fingerprint", f"{invitation.fingerprint[:SHOWN]} (of this invitation)"),
-    ]
-
-
-def _learned(config: ProjectConfig) -> str:
-    names = ", ".join(config.classes)
-    axes = f"{config.dimension}-D images"
-    what = {
-        "segmentation": f"Segmentation of {names} in {axes}",
-        "image-classification": f"Classification of {axes} as {names}",
-        "roi-classification": f"Classification as {names} from {len(config.features)} columns of a table: {', '.join(config.features)}",
-        "roi-regression": f"Prediction of {config.target} from {len(config.features)} columns of a table: {', '.join(config.features)}",
-    }[config.task]
-    return f"{what}. Network: {config.size}."
-
-
-def _course(config: ProjectConfig) -> str:
-    long = f"about {config.seconds:g} s" if config.seconds else f"{config.epochs:g} x all cases"
-    alone = f" At the end this site goes on alone for {config.fine_tune:g} x all cases, for a model of its own." if config.fine_tune else ""
-    return (
-        f"{config.rounds} rounds. In each, this computer trains ({long}) and sends the changed weights; the aggregator joins those of all "
-        f"sites (method {config.strategy}, at least {config.min_sites} sites). {config.held_out:.0%} of the cases only measure.{alone}"
-    )
-
-
-def _leaves_often(invitation: Invitation) -> str:
-    numbers = sum(math.prod(shape) for shape in invitation.tensors.values())
-    return (
-        f"Weights of the network: {len(invitation.tensors)} tensors with {numbers:,} numbers, {invitation.megabytes:.3g} MB. "
-        f"With them the number of training cases, the loss, how good the model was on this site's held-out cases, and the time it took."
-    )
-
-
-def _leaves_once(config: ProjectConfig) -> str:
-    parts = ["the numbers of training and of held-out cases"]
-    if config.label_weighting:
-        parts.append("how much there is of each class (label distribution)")
-    if config.harmonization == "nyul":
-        parts.append("one average histogram of the intensities of this site's images")
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _stays(config: ProjectConfig) -> str:
-    layers = {
-        "none": "",
-        "norm": " The normalization layers of the network stay here, too.",
-        "statistics": " The running statistics of the normalization layers stay here, too.",
-        "head": " The last layers of the network stay here, too.",
-    }[config.private]
-    data = "The table" if config.task in TABLES else "Images, labels"
-    return (
-        f"{data}, names of files and cases, the site's private key.{layers} The aggregator sends numbers only; no program of it runs here."
-    )
-
-
-def _privacy(config: ProjectConfig) -> list[str]:
-    """What protects the data, and what does not: in this order, the bound, who sees the update, what remains."""
-    if config.epsilon:
-        first = (
-            f"Differential privacy: the weights of all rounds together tell at most epsilon {config.epsilon:g} about one case "
-            f"(delta {config.delta:g}; the smaller the better, and above about 10 it promises little). Counts and measures have no noise."
-        )
-    else:
-        first = "No differential privacy: an expert who has the weights of this site may be able to tell that a case was in the training."
-    if config.secure_aggregation:
-        return [
-            first,
-            "Secure aggregation: the aggregator sees only the sum of the weights of all sites, unless it works with other sites.",
-        ]
-    return [first, "No secure aggregation: the aggregator sees the weights of this site by themselves."]
+def day_of(time: datetime | str) -> str:
+    """A time, or its ISO 8601 text, in words."""
+    moment = datetime.fromisoformat(time) if isinstance(time, str) else time
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 SITE, COORDINATOR = "ecdsa-sha2-nistp384", "ssh-ed25519"  # as OpenSSH calls them
 WHOSE = {SITE: "a site (EC P-384)", COORDINATOR: "a coordinator (Ed25519)"}
-MAKE = "Make one with: imagingai federated key --output my_site"
+MAKE = "Make one with: imagingai federated key"
+DEFAULT_KEY = Path.home() / "ImagingAI" / "site_key"  # of this computer, on the command line and in the panel
 
 
 def make_site_key(path: str | Path) -> str:
@@ -36,6 +37,11 @@ def make_site_key(path: str | Path) -> str:
     public = public_text(key)
     write_file(path.with_name(path.name + ".pub"), f"{public} {path.name}\n".encode())
     return public
+
+
+def site_key_of(given: str) -> Path:
+    """The file of this site's private key: the given one, or that of this computer."""
+    return Path(given) if given else DEFAULT_KEY
 
 
 def make_coordinator_key(path: str | Path) -> Ed25519PrivateKey:
@@ -65,7 +71,7 @@ def read_public_key(path: str | Path, kind: str = SITE) -> str:
         raise InputError(f"{path} holds a private key, which must not leave its site. Ask the site for the file that ends in .pub.")
     words = text.split()
     if len(words) < 2 or words[0] != kind or not _is_key(words[1], kind):
-        raise InputError(f"{path} is not the public key of {WHOSE[kind]}. {MAKE}, and give my_site.pub.")
+        raise InputError(f"{path} is not the public key of {WHOSE[kind]}. {MAKE}, and give the file that ends in .pub.")
     return " ".join(words[:2])
 
 
@@ -77,6 +83,13 @@ def fingerprint(public: str) -> str:
 def spoken(digits: str) -> str:
     """A fingerprint in groups of four, to read it out on the telephone: `3f2a 91c0 ...`."""
     return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+def public_pem(public: str) -> str:
+    """A public key in the format in which Flower knows a site (PEM)."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+
+    return load_ssh_public_key(public.encode()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def _is_key(text: str, kind: str) -> bool:
