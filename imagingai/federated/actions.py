@@ -14,17 +14,8 @@ from imagingai.federated import audit as audit_log
 from imagingai.federated import packages
 from imagingai.federated.config import ProjectConfig
 from imagingai.federated.consent import summary
-from imagingai.federated.invitation import (
-    SUFFIX,
-    Invitation,
-    check_accepted,
-    read_invitation,
-    verify,
-    write_invitation,
-)
-from imagingai.federated.invitation import (
-    invite as make_invitation,
-)
+from imagingai.federated.invitation import SUFFIX, Invitation, check_accepted, read_invitation, verify, write_invitation
+from imagingai.federated.invitation import invite as make_invitation
 from imagingai.federated.keys import fingerprint, make_site_key, read_public_key, site_key_of, spoken
 from imagingai.federated.project import Project, read_project, write_template
 from imagingai.federated.status import DATABASE, table

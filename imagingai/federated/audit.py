@@ -28,7 +28,7 @@ class Audit:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        self._find_end()
+        self._size = -1  # bytes, when the other three were right
 
     def _find_end(self) -> None:
         lines = _lines(self.path) if self.path.exists() else []
@@ -39,18 +39,16 @@ class Audit:
         """Add a line, which is on the disk when this returns. Returns its SHA-256; raises OSError if it cannot be written."""
         if taken := set(OWN) & set(facts):
             raise ValueError(f"facts cannot be named {', '.join(sorted(taken))}")
-        with self._lock:
+        with self._lock, open(self.path, "ab") as file:
+            if file.tell() != self._size:  # at the first time, and after an error or a stop in the middle of a line
+                self._find_end()
             row = {"number": self._number + 1, "time": _now(), "event": event, **facts, "previous": self._previous}
             line = json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n"
-            try:
-                with open(self.path, "ab") as file:
-                    file.write(b"\n" * self._torn + line)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError:
-                self._find_end()  # some of the line may be there
-                raise
+            file.write(b"\n" * self._torn + line)
+            file.flush()
+            os.fsync(file.fileno())
             self._number, self._torn, self._previous = self._number + 1, False, _hash(line)
+            self._size = file.tell()
             return self._previous
 
 
