@@ -32,7 +32,7 @@ def make_site_key(path: str | Path) -> str:
 
     path = Path(path)
     if path.suffix == ".pub":
-        raise InputError(f"{path} would be the public half; give the name without .pub, and both are written.")
+        raise InputError(f"{path} would be the public half. Give the name without .pub, and both are written.")
     key = load_site_key(path) if path.exists() else _make(path, ec.generate_private_key(ec.SECP384R1()))
     public = public_text(key)
     write_file(path.with_name(path.name + ".pub"), f"{public} {path.name}\n".encode())
@@ -116,16 +116,16 @@ def _load(path: Path, kind: str):
 
     content = _read(path)
     if content.startswith((SITE.encode(), COORDINATOR.encode())):
-        raise InputError(f"{path} is the public half of a key; give the private one, whose name has no .pub.")
+        raise InputError(f"{path} is the public half of a key. Give the private one, whose name has no .pub.")
     keep_secret(path)
     try:
         key = load_ssh_private_key(content, None)
     except TypeError:
-        raise InputError(f"The key {path} has a passphrase, which is not supported. {MAKE}") from None
+        raise InputError(f"The key {path} has a passphrase, which is not supported. {MAKE}.") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise InputError(f"{path} is not the private key of {WHOSE[kind]}. {MAKE}") from None
+        raise InputError(f"{path} is not the private key of {WHOSE[kind]}. {MAKE}.") from None
     if not public_text(key).startswith(kind):
-        raise InputError(f"{path} is not the private key of {WHOSE[kind]}. {MAKE}")
+        raise InputError(f"{path} is not the private key of {WHOSE[kind]}. {MAKE}.")
     return key
 
 
@@ -133,7 +133,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"There is no key {path}. {MAKE}") from None
+        raise InputError(f"There is no key {path}. {MAKE}.") from None
     except OSError as error:
         raise InputError(f"The key {path} cannot be read: {error.strerror}.") from None
 
@@ -148,11 +148,14 @@ def write_file(path: Path, content: bytes, *, secret: bool = False) -> None:
             if secret:
                 keep_secret(temporary)
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}. Choose a folder that you may write to.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it was renamed, or never made
+            temporary.unlink()
 
 
 def keep_secret(path: Path) -> None:
@@ -164,4 +167,4 @@ def keep_secret(path: Path) -> None:
         with contextlib.suppress(OSError):  # of somebody else: judged below
             path.chmod(0o600)
         if path.stat().st_mode & 0o077:
-            raise InputError(f"Others can read the private key {path}. Move it to a folder of your own, with: chmod 600.")
+            raise InputError(f"Others can read the private key {path}, and this cannot be changed there. Move it to a folder of your own.")
