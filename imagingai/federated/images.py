@@ -71,13 +71,14 @@ def find(project: ProjectConfig, inputs: Mapping[str, Path]) -> Found:
     if "labels" in inputs and not project.values:
         raise InputError("--labels is given, and this project uses the images alone (it names no values of structures). Leave it out.")
     files = {case.name: case for case in datasets.find_cases(folders["images"], folders.get("labels"))}
+    paths = {name: case.images for name, case in files.items()}
     if not project.target:
-        return Found({name: partial(read_image, project, case, {"case": name}) for name, case in files.items()})
+        return Found({name: partial(read_image, project, case, {"case": name}) for name, case in files.items()}, files=paths)
     rows, problems = read_table(folders["table"], [project.target])
     known = {*rows, *(name for name, _ in problems)}
     problems += [(name, f"{name} has an image and no row in {folders['table'].name}.") for name in files if name not in known]
     problems += [(name, f"{name} has a row in {folders['table'].name} and no image.") for name in rows if name not in files]
-    return Found({name: partial(read_image, project, files[name], row) for name, row in rows.items() if name in files}, problems)
+    return Found({name: partial(read_image, project, files[name], row) for name, row in rows.items() if name in files}, problems, paths)
 
 
 def read_image(project: ProjectConfig, case: CaseFiles, row: Row) -> Sample:

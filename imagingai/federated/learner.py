@@ -62,10 +62,15 @@ class Learner(Protocol):
 
 @dataclass
 class Found:
-    """Cases of a site before they are read. cases: name -> reads and checks it; problems: (case, sentence) of what does not fit."""
+    """Cases of a site before they are read. cases: name -> reads and checks it; problems: (case, sentence) of what does not fit.
+
+    files: name -> images; remarks: sentences on what is left out.
+    """
 
     cases: dict[str, Callable[[], Any]] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    files: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 def build_network(project: ProjectConfig) -> nn.Module:

@@ -63,8 +63,11 @@ def find(project: ProjectConfig, inputs: Mapping[str, Path]) -> Found:
     """The labeled images; images without labels are left out."""
     images, labels = need(inputs, ["images", "labels"], project.task)
     description = describe(project)
-    cases = [case for case in datasets.find_cases(images, labels) if case.labels]
-    return Found({case.name: partial(load_case, case, description) for case in cases})
+    every = datasets.find_cases(images, labels)
+    cases = [case for case in every if case.labels]
+    without = [case.name for case in every if not case.labels]
+    remarks = [f"{len(without)} of {len(every)} images have no labels and are left out: {', '.join(without[:5])}."] if without else []
+    return Found({case.name: partial(load_case, case, description) for case in cases}, [], {c.name: c.images for c in cases}, remarks)
 
 
 def open_cases(project: ProjectConfig, found: Found, _histogram: Sequence[float] | None, report: Report) -> SegmentationLearner:
