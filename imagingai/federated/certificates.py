@@ -40,6 +40,8 @@ def make_ca(folder: Path, name: str) -> None:
 def make_server_certificate(folder: Path, hosts: list[str], days: int = SERVER_DAYS) -> None:
     """Write server.pem and server.key, signed by ca.pem, for these DNS names and IP addresses and for 127.0.0.1."""
     authority, signer = read_certificates(folder / "ca.pem")[0], _read_key(folder / "ca.key")
+    if signer.public_key() != authority.public_key():
+        raise InputError(f"{folder / 'ca.key'} is not the key of ca.pem. Put server.pem and server.key of that authority there.")
     key = ec.generate_private_key(ec.SECP384R1())
     names = x509.SubjectAlternativeName([_host(host) for host in dict.fromkeys([*hosts, "127.0.0.1", "localhost"])])
     builder = _builder(_name(hosts[0]), key, days).issuer_name(authority.subject)
@@ -73,19 +75,19 @@ def ensure_certificates(folder: Path, name: str, hosts: list[str], now: datetime
         if not _is_ours(folder, certificate):
             check_valid(server, now)
             if not matches:
-                raise InputError(f"{key} is not the key of {server}. Put the right one there, or remove both to have them made.")
+                raise InputError(f"{key} is not the key of {server}. Put the right one there.")
             return False
         if matches and lasts and {str(_host(host).value) for host in hosts} <= _hosts(certificate):
             return False
-    check_valid(folder / "ca.pem", now)
+    check_valid(folder / "ca.pem", now, "Remove it and server.pem to have new ones made, and invite all sites again")
     make_server_certificate(folder, hosts)
     return True
 
 
-def check_valid(path: Path, now: datetime | None = None) -> None:
+def check_valid(path: Path, now: datetime | None = None, way: str = "Put a new one there") -> None:
     """Raise InputError, with the date and the way out, if a certificate of the file has expired or is not valid yet."""
     for certificate in read_certificates(path):
-        check_dates(certificate, f"The certificate {path}", "Put a new one there, or remove it to have one made", now)
+        check_dates(certificate, f"The certificate {path}", way, now)
 
 
 def check_authority(pem: str, now: datetime | None = None) -> None:
