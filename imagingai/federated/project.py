@@ -19,19 +19,20 @@ from imagingai.options import from_dict
 NOT_PART_OF_THE_JOB = ("address", "listen")  # may change while a federation runs
 IMAGES, TABLES = ("segmentation", "image-classification"), ("roi-classification", "roi-regression")
 ONLY = {  # settings that matter for some tasks only
-    **dict.fromkeys(("values", "model"), ("segmentation",)),
+    "model": ("segmentation",),
     "classes": ("segmentation", "image-classification", "roi-classification"),
     "features": TABLES,
     "target": ("image-classification", *TABLES),
+    "target_range": ("roi-regression",),
     "normalization": ("image-classification",),
-    **dict.fromkeys(("dimension", "channels", "spacing", "patch", "intensity", "augmentation", "harmonization"), IMAGES),
+    **dict.fromkeys(("values", "dimension", "channels", "spacing", "patch", "intensity", "augmentation", "harmonization"), IMAGES),
     "label_weighting": ("segmentation", "image-classification", "roi-classification"),
 }
 EXAMPLES: dict[str, dict[str, Any]] = {
     "segmentation": {"classes": ("hippocampus",)},
     "image-classification": {"classes": ("healthy", "ill")},
     "roi-classification": {"classes": ("healthy", "ill"), "features": ("left_hippocampus", "right_hippocampus")},
-    "roi-regression": {"features": ("left_hippocampus", "right_hippocampus"), "target": "age"},
+    "roi-regression": {"features": ("left_hippocampus", "right_hippocampus"), "target": "age", "target_range": (20.0, 90.0)},
 }
 HEADINGS = {  # above the setting of this name
     "name": "Who asks, for what, and where",
@@ -94,7 +95,7 @@ def read_project(path: str | Path) -> Project:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Notepad's mark of order is none of ours
     except FileNotFoundError:
-        raise InputError(f"There is no project {path}. Make one with: imagingai federated new {path.name}") from None
+        raise InputError(f"There is no project {path}. Make one with: imagingai federated new {path.name}.") from None
     except OSError as error:
         raise InputError(f"The project {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -102,7 +103,7 @@ def read_project(path: str | Path) -> Project:
     try:
         config = _config(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f'{path}: {_decapitalized(str(error))}. Write a line as: rounds = 10, or name = "text".') from None
+        raise InputError(f'{path}: {_decapitalized(str(error))}. Each setting has one line, as: rounds = 10, or name = "text".') from None
     except InputError as error:
         raise InputError(f"{path}{_line(text, error)}: {re.sub(r'--[a-z-]+', _setting, str(error))}") from None
     return Project(config, path, path.with_name(f"{path.stem}-federation"))
@@ -124,10 +125,10 @@ def _config(values: dict[str, Any]) -> ProjectConfig:
 
 def _line(text: str, error: InputError) -> str:
     """`, line 12` of the first setting that the error names."""
-    lines = text.splitlines()
+    lines = [line.strip().lstrip("[\"' ") for line in text.splitlines()]
     for word in re.findall(r"[\w-]+", str(error)):
         for number, line in enumerate(lines, 1):
-            if re.match(rf"\[?\s*[\"']?{word.strip('-').replace('-', '_')}[\"']?\s*[=\].]", line.strip()):
+            if re.match(rf"({re.escape(word)}|{word.strip('-').replace('-', '_')})[\"'\s]*[=\].]", line):
                 return f", line {number}"
     return ""
 
@@ -146,12 +147,11 @@ def write_template(path: str | Path, task: str) -> None:
     path = Path(path)
     if task not in NETWORKS:
         raise InputError(f"--task has no choice {task!r}. Choose from {', '.join(NETWORKS)}.")
+    if path.exists():
+        raise InputError(f"{path} exists. Choose another name, or edit it.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(template(task))
-    except FileExistsError:
-        raise InputError(f"{path} exists. Choose another name, or edit it.") from None
+        path.write_text(template(task), encoding="utf-8")
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}. Choose a folder that you may write to.") from None
 
