@@ -1,7 +1,7 @@
 """The only file that touches Flower's private modules (flwr 1.41.0, pinned; test_flower.py holds it to its contract).
 
 The aggregator is Flower's link state in SQLite behind Flower's Fleet API, and nothing else: the Control and Runtime APIs, through
-which code could be submitted, are not there. `LinkGrid` works on the same database, so that the rounds are a process of their own. The site's
+which code could be submitted, are not there. `LinkGrid` works on the same database: the rounds are a process of their own. A site's
 `Connection` speaks the Fleet protocol and never asks for code. Call `packages.activate()` before importing this module.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from fastapi import FastAPI, Request
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
@@ -97,9 +98,9 @@ async def _limit_size(request: Request, call_next: Callable) -> Response:
 
 
 def register_node(state: Any, public_key: str) -> int:
-    """Let the owner of this public key in; returns the node's number. A known key keeps its number."""
-    known = state.get_node_id_by_public_key(public_key.encode())
-    return known or state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key.encode(), 0)
+    """Let the owner of this public key (OpenSSH text) in; returns the node's number. A known key keeps its number."""
+    key = public_key_to_bytes(load_ssh_public_key(public_key.encode()))
+    return state.get_node_id_by_public_key(key) or state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
 
 
 def unregister_node(state: Any, node_id: int) -> None:
@@ -119,7 +120,7 @@ class LinkGrid(Grid):
         self._beat = 0.0
 
     def _start(self, job: str) -> Run:
-        config = dict(fab_id="imagingai/federation", fab_version="1.0.0", fab_hash=job, override_config={})
+        config = {"fab_id": "imagingai/federation", "fab_version": "1.0.0", "fab_hash": job, "override_config": {}}
         run_id = self.state.create_run(
             **config,
             federation_id=NOOP_FEDERATION_ID,
@@ -231,10 +232,10 @@ class Connection:
     site, which may have been killed and is then still taken for online.
     """
 
-    def __init__(self, address: str, ca: Path, key: ec.EllipticCurvePrivateKey, wait: Callable[[str], None], node_id: int = 0) -> None:
+    def __init__(self, address: str, ca: bytes, key: ec.EllipticCurvePrivateKey, wait: Callable[[str], None], node_id: int = 0) -> None:
         interceptors = [RuntimeVersionHttpInterceptor(component_name="SuperNode"), NodeAuthHttpInterceptor(key, key.public_key())]
         self.address, self.wait = address, wait
-        self.client = FleetHttpClient.from_server_address(address, False, str(ca), interceptors)
+        self.client = FleetHttpClient.from_server_address(address, False, ca, interceptors)
         self.client.__enter__()
         if node_id:
             self._quietly(self.client.DeactivateNode, DeactivateNodeRequest(node_id=node_id))

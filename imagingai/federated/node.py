@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 import time
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.app import Message
 
 from imagingai.errors import Cancelled, ImagingAIError, InputError, JobFailed
 from imagingai.federated.audit import Audit
-from imagingai.federated.config import ProjectConfig
 from imagingai.federated.flower import Connection
-from imagingai.federated.rounds import to_arrays
+from imagingai.federated.messages import answer, read_question, refusal
 from imagingai.federated.site import Site, digest, size
 from imagingai.job import Report, write_json
 
@@ -80,8 +81,9 @@ class Pause:
 def take_part(site: Site, address: str, ca: str, key: Any, job: str, diary: Diary, pause: Pause, patience: float) -> None:
     """Answer the aggregator's instructions until it says that the federation is over.
 
-    ca: certificate (PEM) that must have signed the aggregator's; job: what the site has agreed to. Leaves at once, and tells the aggregator so,
-    when the report raises Cancelled. Raises JobFailed when the aggregator is away for longer than `patience` seconds, InputError when it does not let us in.
+    ca: certificate (PEM) that must have signed the aggregator's; job: what the site has agreed to. When the report raises Cancelled it
+    leaves at once, and tells the aggregator so. Raises JobFailed when the aggregator is away for longer than `patience` seconds,
+    InputError when it does not let us in.
     """
     waiting = Waiting(diary, pause, patience)
     check_line(address, ca, waiting)
@@ -100,7 +102,7 @@ def take_part(site: Site, address: str, ca: str, key: Any, job: str, diary: Diar
             if got is None:
                 time.sleep(POLL)
             else:
-                over = answer(site, connection, *got, job, diary)
+                over = follow(site, connection, *got, job, diary)
         diary.state("done", "The federation is over; its model is here.")
     except Cancelled:
         diary.audit.write("left")
@@ -110,11 +112,11 @@ def take_part(site: Site, address: str, ca: str, key: Any, job: str, diary: Diar
         connection.close()
 
 
-def answer(site: Site, connection: Connection, message: Message, job: str, agreed: str, diary: Diary) -> bool:
-    """Do one instruction and send the answer; True after the last one. What the invitation does not allow is refused, and the refusal is sent."""
-    began, config = time.time(), dict(message.content.get("config", ConfigRecord()))
-    kind, number = str(config.get("kind")), int(config.get("server-round", 0))
-    weights = dict(message.content["arrays"].to_torch_state_dict()) if "arrays" in message.content else {}
+def follow(site: Site, connection: Connection, message: Message, job: str, agreed: str, diary: Diary) -> bool:
+    """Do one instruction and send the answer; True after the last one. What the invitation does not allow is refused."""
+    began = time.time()
+    kind, weights, config = read_question(message)
+    number = int(config.get("server-round", 0))
     diary.audit.write("received", kind=kind, round=number, bytes=size(weights), sha256=digest(weights))
     try:
         if job != agreed:
@@ -125,42 +127,17 @@ def answer(site: Site, connection: Connection, message: Message, job: str, agree
         raise
     except ImagingAIError as error:
         diary.audit.write("refused", kind=kind, round=number, reason=str(error))
-        connection.send(Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error)), reply_to=message), time.time() - began)
+        connection.send(refusal(message, str(error)), time.time() - began)
         return False
-    send(connection, message, update, metrics, kind, number, site.config, diary, time.time() - began)
-    return kind == "finish"
-
-
-def send(
-    connection: Connection,
-    message: Message,
-    update: dict,
-    metrics: dict,
-    kind: str,
-    number: int,
-    config: ProjectConfig,
-    diary: Diary,
-    seconds: float,
-) -> None:
-    """Write down what leaves, then let it leave."""
-    content = RecordDict({"metrics": MetricRecord(metrics)})
-    if update:
-        content["arrays"] = to_arrays(update, config.exchange)
-    sent = {
-        "kind": kind,
-        "round": number,
-        "bytes": size(update),
-        "sha256": digest(update),
-        "tensors": len(update),
-        "figures": sorted(metrics),
-    }
-    diary.audit.write("sent", **sent)
-    diary.state("sending", f"Sending the update of round {number}", number)
-    connection.send(Message(content, reply_to=message), seconds)
+    seconds, bytes = time.time() - began, size(update)
+    diary.audit.write("sent", kind=kind, round=number, bytes=bytes, sha256=digest(update), tensors=len(update), figures=metrics)
+    diary.state("sending", f"Sending the answer to {kind} of round {number}", number)
+    connection.send(answer(message, update, metrics, site.config.exchange), seconds)
     if kind in ("train", "evaluate"):
         figures = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
         row = number if kind == "train" else number + 1  # the measure of the last model stands after its round
-        diary.add({"round": row, **figures, "seconds": round(seconds, 2), "bytes": size(update)})
+        diary.add({"round": row, **figures, "seconds": round(seconds, 2), "bytes": bytes})
+    return kind == "finish"
 
 
 @dataclass
@@ -192,9 +169,6 @@ class Waiting:
 
 def check_line(address: str, ca: str, waiting: Waiting) -> None:
     """Ask for a sign of life first, so that a wrong certificate, a wrong clock or a proxy in between get a sentence of their own."""
-    import ssl
-    from email.utils import parsedate_to_datetime
-
     context = ssl.create_default_context(cadata=ca)
     while True:
         try:
@@ -221,17 +195,16 @@ def check_line(address: str, ca: str, waiting: Waiting) -> None:
 def certificate_problem(address: str, error: str) -> str:
     """The sentence for a certificate that cannot be trusted."""
     if "expired" in error:
-        return f"The certificate of the aggregator {address} has expired. The coordinator renews it by starting it anew: imagingai federated resume."
+        return f"The certificate of the aggregator {address} has expired. The coordinator renews it with: imagingai federated resume."
     if "not valid for" in error or "mismatch" in error:
-        return f"The certificate at {address} is for another name ({error.rpartition(': ')[2]}). Ask the coordinator for an invitation with the right address."
+        name = error.rpartition(": ")[2]
+        return f"The certificate at {address} is for another name ({name}). Ask the coordinator for an invitation with the right address."
     return (
-        f"The certificate at {address} was not issued by the authority in the invitation: this may be another server, or a firewall that opens "
-        "encrypted connections. Nothing was sent; ask the coordinator or your IT department."
+        f"The certificate at {address} was not issued by the authority in the invitation: this may be another server, or a firewall "
+        "that opens encrypted connections. Nothing was sent; ask the coordinator or your IT department."
     )
 
 
 def proxy() -> str:
     """The proxy that is used."""
-    import os
-
     return os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or "of the system"

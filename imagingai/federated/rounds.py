@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -10,22 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Message
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from imagingai.errors import Cancelled, InputError, JobFailed
+from imagingai.errors import InputError, JobFailed
 from imagingai.federated.config import ProjectConfig
+from imagingai.federated.messages import LOST, TYPES, plain, question, read_answer, to_arrays
 from imagingai.federated.nyul import average_histogram
-from imagingai.federated.site import check_weights, digest, size
+from imagingai.federated.site import digest, size
 from imagingai.federated.store import Store
-from imagingai.federated.strategies import make_strategy, weights_of
+from imagingai.federated.strategies import aggregate, make_strategy, weights_of
 
 Weights = dict[str, Tensor]
-TYPES = {"survey": MessageType.QUERY, "train": MessageType.TRAIN, "evaluate": MessageType.EVALUATE, "finish": MessageType.EVALUATE}
 ATTEMPTS = 3  # of a round that too few sites answer
-LOST = (3, 4, 5)  # Flower's codes of replies that will not come: message, reply or node unavailable
 
 
 @dataclass
@@ -60,6 +60,7 @@ class Rounds:
 
     def run(self) -> Weights:
         """All rounds that are left; returns the shared weights of the chosen one."""
+        logging.getLogger("flwr").setLevel(logging.WARNING)  # its strategies tell about every call
         self.strategy = make_strategy(self.config)
         done, weights = self.resume()
         self.store.set("rounds", self.config.rounds)
@@ -71,8 +72,11 @@ class Rounds:
         self.store.set("chosen", chosen)
         weights = self.checkpoint(chosen)
         self._ask("finish", chosen, weights)
-        self._state("finished", f"All {self.config.rounds} rounds are done; the model is that of round {chosen}.")
         return weights
+
+    def finished(self) -> None:
+        """Say that all is done; to be called when the model is on the disk."""
+        self._state("finished", f"All {self.config.rounds} rounds are done; the model is that of round {self.store.get('chosen')}.")
 
     # --- the parts of a federation
 
@@ -122,13 +126,13 @@ class Rounds:
                 f"Round {number} was tried {ATTEMPTS} times and never had the {self.config.min_sites} updates that it needs. "
                 "The log says why; look after the sites, and go on with: imagingai federated resume."
             )
-        replies = [answer.reply for answer in answers.values()]
-        shares = weights_of(self.strategy, replies)
-        arrays, _ = self.strategy.aggregate_train(number, replies)
+        current, replies = to_arrays(weights, "float32"), [answer.reply for answer in answers.values()]
+        arrays, _ = aggregate(self.strategy, number, current, replies)
+        shares = weights_of(self.strategy, replies) or {}
         for site, answer in answers.items():
             weight = shares.get(answer.reply.metadata.src_node_id)
             self.store.add_update(number, site, "counted", "", size(answer.weights), answer.seconds, answer.metrics, weight)
-        merged = {name: value.to(self.initial[name].dtype) for name, value in arrays.to_torch_state_dict().items()}
+        merged = dict(arrays.to_torch_state_dict())
         self._save(number, merged, means(answers))
         return merged
 
@@ -181,8 +185,8 @@ class Rounds:
         began, over = time.time(), math.inf
         while pending and time.time() < min(began + self.config.deadline, over):
             for node, reply in self._replies(pending):
-                question = pending.pop(node)
-                answer = self._accept(kind, number, sites[node], reply, time.time() - question[1])
+                _, sent = pending.pop(node)
+                answer = self._accept(kind, number, sites[node], reply, time.time() - sent)
                 answers |= {sites[node]: answer} if answer else {}
             online = self.grid.activated()
             for node, (_, sent) in list(pending.items()):
@@ -199,8 +203,8 @@ class Rounds:
         """The sites that are online and not busy with an earlier round; waits until there are enough."""
         while True:
             names, online = self.names(), self.grid.activated()
-            for node, (question, sent) in list(self.busy.items()):
-                if online.get(node, 0.0) > sent or any(True for _ in self.grid.pull_messages([question])):
+            for node, (name, sent) in list(self.busy.items()):
+                if online.get(node, 0.0) > sent or any(True for _ in self.grid.pull_messages([name])):
                     del self.busy[node]
             sites = {node: names[node] for node in online if node in names and node not in self.busy}
             if len(sites) >= self.config.min_sites and len(sites) >= len(
@@ -212,19 +216,15 @@ class Rounds:
 
     def _send(self, node: int, site: str, kind: str, number: int, weights: Weights) -> tuple[str, float]:
         """One question; returns the number of the message, and when it was sent."""
-        config: dict[str, Any] = {"kind": kind, "server-round": number}
-        if kind != "survey":
-            config |= {name: value for name, value in self.values.items() if name == "histogram" or kind == "train"}
+        more = {name: value for name, value in self.values.items() if name == "histogram" or kind == "train"} if kind != "survey" else {}
         if kind == "train" and self.config.seconds:
-            config["epochs"] = self._epochs(site)
-        content = RecordDict({"config": ConfigRecord(config)})
-        if kind != "survey":
-            content["arrays"] = to_arrays(weights, self.config.exchange)
+            more["epochs"] = self._epochs(site)
+        content = question(kind, number, weights, more, self.config.exchange)
         message = self.grid.create_message(content, TYPES[kind], node, group_id=str(number))
         sent = time.time()
-        (question,) = self.grid.push_messages([message])
+        (name,) = self.grid.push_messages([message])
         self.store.seen(site, f"{kind} round {number}")
-        return question, sent
+        return name, sent
 
     def _epochs(self, site: str) -> float:
         """Semi-synchronous training (Stripelis et al. 2021, survey section 3.2.3): as many epochs as the site does in the agreed time."""
@@ -237,16 +237,14 @@ class Rounds:
 
     def _replies(self, pending: Mapping[int, tuple[str, float]]) -> list[tuple[int, Message]]:
         """(node, reply) of the questions that are answered; a reply that is lost for now is not one."""
-        asked = {question: node for node, (question, _) in pending.items()}
+        asked = {name: node for node, (name, _) in pending.items()}
         found = [(asked.get(reply.metadata.reply_to_message_id), reply) for reply in self.grid.pull_messages(list(asked))]
         return [(node, reply) for node, reply in found if node is not None and not (reply.has_error() and reply.error.code in LOST)]
 
     def _accept(self, kind: str, number: int, site: str, reply: Message, seconds: float) -> Answer | None:
         """The answer, or None for one that cannot be used; the log says why."""
         try:
-            if reply.has_error():
-                raise InputError(reply.error.reason)
-            answer = read_answer(reply, self.shapes if kind == "train" else {}, seconds)
+            answer = Answer(reply, *read_answer(reply, self.shapes if kind == "train" else {}), seconds)
         except InputError as error:
             state = "failed" if reply.has_error() else "rejected"
             self.store.event(f"{site}, {kind} round {number}: {state}: {error}", "warning")
@@ -258,13 +256,13 @@ class Rounds:
 
     def _left_out(self, kind: str, number: int, sites: Mapping[int, str], pending: Mapping[int, tuple[str, float]]) -> None:
         online = self.grid.activated()
-        for node, question in pending.items():
+        for node, sent in pending.items():
             reason = "it was late" if node in online else "it is offline"
             self.store.event(f"{sites[node]} is left out of {kind} round {number}: {reason}.", "warning")
             if kind == "train":
                 self.store.add_update(number, sites[node], "late", reason)
             if node in online:
-                self.busy[node] = question
+                self.busy[node] = sent
 
     def _sleep(self, seconds: float = 0.0) -> None:
         self.tick()
@@ -276,47 +274,9 @@ class Rounds:
             self.store.set("state", state)
 
 
-def read_answer(reply: Message, shapes: Mapping[str, tuple[int, ...]], seconds: float) -> Answer:
-    """Check a reply: the agreed weights, finite, and sensible metrics. Raises InputError with the reason."""
-    content = reply.content
-    if "metrics" not in content or content["metrics"].get("num-examples", 0) < 1:
-        raise InputError("The reply does not say of how many cases it is.")
-    metrics = dict(content["metrics"])
-    weights = dict(content["arrays"].to_torch_state_dict()) if "arrays" in content else {}
-    check_weights(weights, shapes, "the site")
-    content["metrics"]["num-examples"] = int(metrics["num-examples"])
-    if weights:  # added up in single precision
-        content["arrays"] = to_arrays(
-            {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}, "float32"
-        )
-    return Answer(reply, weights, metrics, seconds)
-
-
-def to_arrays(weights: Weights, exchange: str) -> ArrayRecord:
-    """As they are sent."""
-    if exchange == "float16":
-        weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
-    return ArrayRecord(dict(weights))
-
-
-def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The single numbers among the metrics."""
-    return {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float)) and math.isfinite(value)}
-
-
 def means(answers: Mapping[str, Answer]) -> dict[str, float]:
     """The metrics of all sites, weighted by the number of their cases."""
     rows = [plain(answer.metrics) for answer in answers.values()]
     names = set.intersection(*(set(row) for row in rows)) - {"num-examples", "held_out"} if rows else set()
     total = sum(row["num-examples"] for row in rows)
     return {name: sum(row[name] * row["num-examples"] for row in rows) / total for name in sorted(names)}
-
-
-def stopped(flag: Path) -> Callable[[], None]:
-    """A tick that stops the loop when a file appears."""
-
-    def check() -> None:
-        if flag.exists():
-            raise Cancelled("Stopped on request; go on with: imagingai federated resume.")
-
-    return check

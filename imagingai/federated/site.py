@@ -88,6 +88,7 @@ class Site:
             epochs=float(values.get("epochs", self.config.epochs)),
             label_distribution=values.get("label_distribution"),
             secret=self.memory["secret"],
+            trained=len(self.memory.get("trained", [])) or None,
             device=self.device,
             report=self.report,
         )

@@ -1,0 +1,100 @@
+"""The rounds of an aggregator in a process of their own: `python -m imagingai.federated.rounds_process project.toml`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from imagingai.errors import Cancelled, ImagingAIError
+from imagingai.federated import packages
+from imagingai.federated.card import model_card
+from imagingai.federated.project import Project, read_project
+from imagingai.federated.serve import end_with_parent
+from imagingai.federated.store import Store
+
+
+def main(file: str) -> None:
+    """Run all rounds that are left; an error that a user can mend is written into the store."""
+    packages.activate()
+    logging.basicConfig(level=logging.WARNING)
+    end_with_parent()
+    project = read_project(Path(file))
+    store = Store(project.folder / "federation.db")
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        run(project, store)
+    except Cancelled:
+        pass
+    except ImagingAIError as error:
+        store.event(str(error), "error")
+        store.set("message", str(error))
+        store.set("state", "failed")
+
+
+def stop(*_: object) -> None:
+    raise Cancelled("Stopped; go on with: imagingai federated resume.")
+
+
+def run(project: Project, store: Store) -> None:
+    """Open Flower's database, do the rounds, write the model and its card."""
+    from imagingai.federated.flower import LinkGrid
+    from imagingai.federated.learner import build_network, head_of, save_network
+    from imagingai.federated.rounds import Rounds
+    from imagingai.federated.sharing import shared_names
+
+    network = build_network(project.config)
+    load_initial(network, project.initial)
+    names = shared_names(network, project.config.private, head_of(network))
+    initial = {name: value for name, value in network.state_dict().items() if name in names}
+    grid = LinkGrid(project.folder / "link.db", project.job)
+    shapes = {name: tuple(value.shape) for name, value in initial.items()}
+    rounds = Rounds(project.config, grid, store, project.folder, initial, shapes, Members(grid, store), grid.beat)
+    completed = False
+    try:
+        weights = rounds.run()
+        completed = True
+    finally:
+        grid.close(completed)
+    network.load_state_dict({**network.state_dict(), **weights})
+    if project.config.private == "none":
+        save_network(project.config, network, project.folder / "model.safetensors", {"federation": project.config.name})
+    (project.folder / "model_card.md").write_text(model_card(project, store, {}), encoding="utf-8")
+    rounds.finished()
+
+
+def load_initial(network, file: Path | None) -> None:
+    """Start from given weights."""
+    from imagingai.weights import fill, read_tensors
+
+    if file:
+        tensors, _ = read_tensors(file)
+        fill(network, {name.removeprefix("0."): value for name, value in tensors.items()}, file)
+
+
+class Members:
+    """node -> site: lets new sites in and shuts revoked ones out whenever it is asked."""
+
+    def __init__(self, grid, store: Store) -> None:
+        self.grid, self.store, self.out = grid, store, set()
+
+    def __call__(self) -> dict[int, str]:
+        from imagingai.federated.flower import register_node, unregister_node
+
+        found = {}
+        for site in self.store.sites():
+            if site.state == "invited":
+                node = site.node_id
+                if node is None:
+                    node = register_node(self.grid.state, site.key)
+                    self.store.set_node(site.name, node)
+                found[node] = site.name
+            elif site.node_id is not None and site.name not in self.out:
+                unregister_node(self.grid.state, site.node_id)
+                self.out.add(site.name)
+        return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,152 @@
+"""The aggregator in one command: a link process (HTTPS, SQLite), a process for the rounds, a status page, and a watch over them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from imagingai.errors import Cancelled, InputError, JobFailed
+from imagingai.federated.certificates import check_valid, ensure_certificates
+from imagingai.federated.project import Project, host_and_port
+from imagingai.federated.status import table
+from imagingai.federated.status_page import serve_status
+from imagingai.federated.store import Store
+
+QUICK = 20.0  # seconds; a process that ends sooner has not really started
+TRIES = 4  # quick ends in a row before we give up
+ENDED = ("finished", "failed")
+
+
+def serve(project: Project, resume: bool = False, port: int = 8080, say: Callable[[str], None] = print) -> None:
+    """Run the aggregator until all rounds are done. Ctrl+C stops it; `resume` goes on after the last complete round.
+
+    Raises InputError if the project has rounds already and `resume` is False, JobFailed if a process cannot be kept alive.
+    """
+    store = Store(project.folder / "federation.db")
+    rounds = len([row for row in store.rounds() if row.ended])
+    check_start(project, store, rounds, resume)
+    if ensure_certificates(project.folder, project.config.name, project.hosts):
+        say("Made the certificates of the aggregator.")
+    check_valid(project.folder / "server.pem")
+    (project.folder / "stop").unlink(missing_ok=True)
+    store.set("state", "waiting")
+    store.event(f"The aggregator starts{f' after round {rounds}' if rounds else ''}.")
+    page = serve_status(store.path, port=port)
+    say(f"Sites reach this aggregator at {project.config.address}; watch it at {page.url}; stop with Ctrl+C.")
+    processes = [
+        Kept(["imagingai.federated.link", str(project.file)], project.folder),
+        Kept(["imagingai.federated.rounds_process", str(project.file)], project.folder),
+    ]
+    try:
+        watch(store, processes, say)
+    except Cancelled:
+        store.set("state", "stopped")
+        store.event("The aggregator was stopped.")
+        raise
+    finally:
+        for process in reversed(processes):
+            process.stop()
+        page.close()
+    say(table(project.folder))
+    say(f"The model is {project.folder / 'model.safetensors'}; {project.folder / 'model_card.md'} says what it is.")
+
+
+def check_start(project: Project, store: Store, rounds: int, resume: bool) -> None:
+    """Raise InputError if this would not do what the coordinator means."""
+    if not [site for site in store.sites() if site.state == "invited"]:
+        raise InputError(f"No site is invited yet. Invite one with: imagingai federated invite {project.file} --site NAME --key NAME.pub")
+    if rounds and not resume:
+        raise InputError(f"{project.folder} has {rounds} rounds already. Go on with: imagingai federated resume {project.file}")
+    if resume and store.get("state") == "finished" and rounds >= project.config.rounds:
+        raise InputError(f"All {rounds} rounds are done. Raise `rounds` in {project.file} to go on (the sites need new invitations then).")
+    known = store.get("job", project.job)
+    if rounds and known != project.job:
+        raise InputError(
+            f"{project.file} has changed since the first round (job {known[:8]}, now {project.job[:8]}), and the sites agreed to "
+            f"the old settings. Undo the change, or move {project.folder} away, and invite the sites again."
+        )
+    store.set("job", project.job)
+
+
+def watch(store: Store, processes: list[Kept], say: Callable[[str], None]) -> None:
+    """Keep the processes alive until the rounds are over, and say what happens."""
+    last = max((event.number for event in store.events(1)), default=0)
+    message = ""
+    while True:
+        for event in store.events(50):
+            if event.number > last:
+                last = event.number
+                say(f"{time.strftime('%H:%M:%S', time.localtime(event.time))}  {event.text}")
+        if (now := str(store.get("message", ""))) != message:
+            message = now
+            say(f"{time.strftime('%H:%M:%S')}  {message}")
+        if store.get("state") in ENDED:
+            break
+        for process in processes:
+            process.keep(store)
+        time.sleep(0.5)
+    if store.get("state") == "failed":
+        raise JobFailed(str(store.get("message")))
+
+
+class Kept:
+    """A child process that is started again when it dies. It ends by itself when we do: it reads our end of its standard input."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.command, self.log, self.quick = command, folder / "log.txt", 0
+        self.start()
+
+    def start(self) -> None:
+        """Start it; what it prints goes to log.txt."""
+        self.began = time.monotonic()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", *self.command], stdin=subprocess.PIPE, stdout=log, stderr=log)
+
+    def keep(self, store: Store) -> None:
+        """Start it again if it has died; raises JobFailed if it cannot stay alive."""
+        if self.process.poll() is None:
+            return
+        name = self.command[0].rpartition(".")[2]
+        self.quick = self.quick + 1 if time.monotonic() - self.began < QUICK else 0
+        if self.quick >= TRIES:
+            text = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise JobFailed(
+                f"The {name} process of the aggregator ends again and again: {text[-1] if text else 'it says nothing'} ({self.log})."
+            )
+        store.event(f"The {name} process ended ({self.process.returncode}) and is started again.", "warning")
+        time.sleep(min(5.0, self.quick))
+        self.start()
+
+    def stop(self, patience: float = 10.0) -> None:
+        """Ask it to end, and make it."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(patience)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+
+def end_with_parent() -> None:
+    """In a child process: end at once when the parent does, even if it was killed."""
+
+    def wait() -> None:
+        while os.read(0, 64):
+            pass
+        os._exit(3)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def listen_at(project: Project) -> tuple[str, int]:
+    """Where the aggregator listens: as the project says, or on the port of its address; only here if that address is only here."""
+    if project.config.listen:
+        return host_and_port(project.config.listen)
+    host, port = host_and_port(project.config.address)
+    return ("127.0.0.1" if host in ("127.0.0.1", "localhost") else "0.0.0.0", port)
