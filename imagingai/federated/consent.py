@@ -12,6 +12,8 @@ from imagingai.federated.invitation import SHOWN, Invitation, day_of
 from imagingai.federated.keys import fingerprint, spoken
 from imagingai.federated.project import TABLES
 
+MANY = 10  # columns that are named
+
 
 def summary(invitation: Invitation) -> list[tuple[str, str]]:
     """What a person must know before agreeing, as titles and texts; the same in the panel and in the terminal."""
@@ -36,15 +38,18 @@ def summary(invitation: Invitation) -> list[tuple[str, str]]:
 
 
 def _learned(config: ProjectConfig) -> str:
-    names = ", ".join(config.classes)
-    axes = f"{config.dimension}-D images"
+    classes, axes, columns = ", ".join(config.classes), f"{config.dimension}-D images", _some(config.features)
     what = {
-        "segmentation": f"Segmentation of {names} in {axes}",
-        "image-classification": f"Classification of {axes} as {names}",
-        "roi-classification": f"Classification as {names} from {len(config.features)} columns of a table: {', '.join(config.features)}",
-        "roi-regression": f"Prediction of {config.target} from {len(config.features)} columns of a table: {', '.join(config.features)}",
+        "segmentation": f"Segmentation of {classes} in {axes}",
+        "image-classification": f"Classification of {axes} as {classes}",
+        "roi-classification": f"Classification as {classes} from the columns of a table: {columns}",
+        "roi-regression": f"Prediction of {config.target} from the columns of a table: {columns}",
     }[config.task]
     return f"{what}. Network: {config.size}."
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:MANY]) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")
 
 
 def _course(config: ProjectConfig) -> str:

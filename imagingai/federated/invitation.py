@@ -121,7 +121,7 @@ def read_invitation(path: str | Path) -> Invitation:
         content = json.loads(path.read_bytes()[:LIMIT])
     except OSError as error:
         raise InputError(f"The invitation {path} cannot be read: {error.strerror}.") from None
-    except ValueError:  # also of UnicodeDecodeError
+    except (ValueError, RecursionError):  # neither text nor JSON
         content = None
     if not isinstance(content, dict) or type(content.get("format")) is not int or "signer" not in content:
         raise InputError(f"{path} is not an invitation. Its name ends in {SUFFIX}; {AGAIN[0].lower()}{AGAIN[1:]}")
@@ -131,31 +131,43 @@ def read_invitation(path: str | Path) -> Invitation:
         )
     try:
         return _invitation(content)
-    except (InputError, TypeError, ValueError, AttributeError) as error:
+    except (InputError, ValueError, IndexError, OverflowError) as error:
         made = content.get("software")
         raise InputError(f"{path} does not fit this ImagingAI {__version__} (it was made with {made}): {error} {AGAIN}") from None
 
 
 def _invitation(content: dict[str, Any]) -> Invitation:
-    """Raises anything but a bug if the content is not that of an invitation."""
+    """Raises InputError, ValueError, IndexError or OverflowError if the content is not that of an invitation."""
     _check_names(content, Invitation, "fields")
     _check_names(content["config"], ProjectConfig, "settings")
     for field in dataclasses.fields(Invitation):
         if field.type == "str" and not isinstance(content[field.name], str):
             raise InputError(f"{field.name} is {content[field.name]!r}, not text.")
-    tensors = {name: tuple(shape) for name, shape in content["tensors"].items()}
-    if not all(type(size) is int and size > 0 for shape in tensors.values() for size in shape):
-        raise InputError("the shapes of the tensors are no positive numbers.")
+    check_name(content["site"])
     for name in ("created", "expires"):
-        if datetime.fromisoformat(content[name]).tzinfo is None:
-            raise InputError(f"{name} has no time zone.")
-    return Invitation(**{**content, "config": from_dict(ProjectConfig, content["config"]), "tensors": tensors})
+        time = datetime.fromisoformat(content[name])
+        if time.tzinfo is None or not 2000 < time.year < 9000:
+            raise InputError(f"{name} is {content[name]}, not a time.")
+    config = from_dict(ProjectConfig, content["config"])
+    invitation = Invitation(**{**content, "config": config, "tensors": _tensors(content["tensors"])})
+    fingerprint(invitation.signer), invitation.fingerprint  # fail if a text is no key, or cannot be signed
+    return invitation
 
 
-def _check_names(content: dict[str, Any], kind: type, what: str) -> None:
+def _tensors(content: Any) -> dict[str, tuple[int, ...]]:
+    if not isinstance(content, dict) or not all(isinstance(shape, list) for shape in content.values()):
+        raise InputError("the tensors have no shapes.")
+    for name, shape in content.items():
+        if not all(type(size) is int and size > 0 for size in shape):
+            raise InputError(f"the shape of the tensor {name} is {shape}.")
+    return {name: tuple(shape) for name, shape in content.items()}
+
+
+def _check_names(content: Any, kind: type, what: str) -> None:
     wanted = {field.name for field in dataclasses.fields(kind)}
-    if odd := sorted(wanted ^ set(content)):
-        raise InputError(f"the {what} {', '.join(odd)} are missing or unknown.")
+    if odd := sorted(wanted ^ set(content if isinstance(content, dict) else ())):
+        some = ", ".join(odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
+        raise InputError(f"the {what} {some} are missing or unknown.")
 
 
 def verify(invitation: Invitation, key: str | Path | None, now: datetime | None = None) -> None:
