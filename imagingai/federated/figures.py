@@ -56,8 +56,8 @@ def draw_spacing(spacing: Sequence[Sequence[float]], wanted: Sequence[float]) ->
     for k, name in enumerate("xyz"[: len(spacing[0])]):
         near = [k + 0.5 * (n / max(1, len(spacing) - 1) - 0.5) for n in range(len(spacing))]
         axes.plot(near, [row[k] for row in spacing], "o", ms=4, color=structure_color(k + 1), alpha=0.7, label=name)
-        if wanted:
-            axes.hlines(wanted[min(k, len(wanted) - 1)], k - 0.4, k + 0.4, color=INK, lw=1.6)
+        if k < len(wanted):
+            axes.hlines(wanted[k], k - 0.4, k + 0.4, color=INK, lw=1.6)
     axes.set(xticks=range(len(spacing[0])), xticklabels="xyz"[: len(spacing[0])])
     axes.set_ylim(bottom=0)
     label(axes, "axis of the image", "spacing, mm", legend=False)

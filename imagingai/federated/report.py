@@ -127,7 +127,7 @@ def _privacy_table(project: Mapping[str, Any], history: Sequence[Mapping[str, fl
 
 def check_page(found: Mapping[str, Any]) -> str:
     """The page of a data check. found: verdict (good, look, bad), problems (sentences), rows [(what, value)]; and if there are any
-    labels {class: count} with label_unit, intensities and features {column: ...} (edges, shares: histograms), spacing [mm per case],
+    labels {class: count} with label_unit (cases, voxels), intensities and features {column: ...} (edges, shares: histograms), spacing [mm per case],
     project_spacing, cases [{case, state, reason}].
     """
     words = {
@@ -136,15 +136,17 @@ def check_page(found: Mapping[str, Any]) -> str:
         "bad": "The data cannot be used as it is.",
     }
     parts = [heading("Data check", 1), paragraph(join(state(found["verdict"]), f" {words[found['verdict']]}"))]
-    if found["problems"]:
-        parts.append(Html("<ul>" + "".join(f"<li>{paragraph(problem).text}</li>" for problem in found["problems"]) + "</ul>"))
+    odd = [row for row in found.get("cases", ()) if row["state"] != "good"]
+    reasons = {row["reason"] for row in odd}
+    problems = [f"{len(odd)} cases do not fit; the reasons are below."] if odd else []
+    problems += [problem for problem in found["problems"] if problem not in reasons]
+    if problems:
+        parts.append(Html("<ul>" + "".join(f"<li>{paragraph(problem).text}</li>" for problem in problems) + "</ul>"))
     parts += [table("", ("What", "Found"), [[what, str(value)] for what, value in found["rows"]])]
     pictures = []
     if found.get("labels"):
-        unit = found.get("label_unit", "cases")
-        pictures.append(
-            picture(figures.draw_counts(found["labels"], unit), f"Number of {unit} of each class", "Labels, to learn from.", name="labels")
-        )
+        text = f"{found['label_unit']} of each class".capitalize()
+        pictures.append(picture(figures.draw_counts(found["labels"], found["label_unit"]), text, f"{text}.", name="labels"))
     histograms = {"intensity": found.get("intensities"), **found.get("features", {})}
     for name, histogram in histograms.items():
         if histogram:
@@ -156,11 +158,10 @@ def check_page(found: Mapping[str, Any]) -> str:
             picture(figures.draw_spacing(found["spacing"], found.get("project_spacing", ())), "Spacing of the images", text, name="spacing")
         )
     parts += [heading("Distributions"), side_by_side(pictures)] if pictures else []
-    cases = found.get("cases", ())
-    if odd := [row for row in cases if row["state"] != "good"]:
-        lines = [[row["case"], state(row["state"]), row["reason"]] for row in sorted(odd, key=lambda row: row["state"])]
-        parts += [heading("Cases to look at"), *_long_table("", ("Case", "", "Why"), lines, ())]
-    if good := [row["case"] for row in cases if row["state"] == "good"]:
+    if odd:
+        lines = [[row["case"], state(row["state"]), row["reason"]] for row in odd]
+        parts += [heading("Cases that do not fit"), *_long_table("", ("Case", "", "Why"), lines, ())]
+    if good := [row["case"] for row in found.get("cases", ()) if row["state"] == "good"]:
         parts.append(fold_out(f"{len(good)} cases fit", paragraph(", ".join(good))))
     return page("Data check", parts)
 

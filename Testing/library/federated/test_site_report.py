@@ -112,7 +112,7 @@ def test_the_page_of_a_data_check_begins_with_the_verdict():
         reader.text, "● look at it", "The data can be used; look at this first.", "3 cases have no label <x>.", "cases", "97", "19"
     )
     (labels,) = reader.pictures()
-    assert labels["alt"] == "Number of cases of each class" and pixels(labels).std() > 5
+    assert labels["alt"] == "Cases of each class" and pixels(labels).std() > 5
     for verdict, word in (("good", "The data fits the project."), ("bad", "● problem The data cannot be used as it is.")):
         assert word in Reader(report.check_page(checked(verdict=verdict, problems=[]))).text
 
@@ -121,10 +121,13 @@ def test_histograms_spacings_and_bad_cases_are_shown():
     histogram = {"edges": [0, 1, 2, 3], "shares": [0.5, 0.25, 0.25], "unit": "HU"}
     more = {"intensities": histogram, "features": {"age": histogram}, "spacing": [[1, 1, 3], [1, 1, 5.0]], "project_spacing": [1, 1, 2]}
     cases = [{"case": "a", "state": "good"}, {"case": "b", "state": "bad", "reason": "b.nii.gz has 3 channels, not 1."}]
-    reader = Reader(report.check_page(checked(**more, cases=cases)))
+    problems = ["b.nii.gz has 3 channels, not 1.", "a and c are the same image."]
+    reader = Reader(report.check_page(checked(**more, cases=cases, problems=problems)))
     assert [attributes["alt"] for attributes in reader.pictures()] == [
-        "Number of cases of each class", "Histogram of intensity", "Histogram of age", "Spacing of the images"]  # fmt: skip
-    assert rows_of(reader.text, "Cases to look at", "b", "● problem", "b.nii.gz has 3 channels, not 1.", "1 cases fit", "a")
+        "Cases of each class", "Histogram of intensity", "Histogram of age", "Spacing of the images"]  # fmt: skip
+    assert rows_of(reader.text, "1 cases do not fit; the reasons are below.", "a and c are the same image.", "Cases that do not fit")
+    assert rows_of(reader.text, "b", "● problem", "b.nii.gz has 3 channels, not 1.", "1 cases fit", "a")
+    assert reader.text.count("3 channels") == 1, "a reason stands once"
 
 
 def test_the_charts_show_the_data():
