@@ -116,8 +116,7 @@ def new(options: Namespace) -> int:
 
 def invite(options: Namespace) -> int:
     """Write the invitation of a site, which the aggregator then lets in."""
-    project = read_project(options.project)
-    packages.activate()
+    project = _project(options)
     from imagingai.federated.certificates import ensure_certificates
 
     public = read_public_key(options.key)
@@ -130,9 +129,7 @@ def invite(options: Namespace) -> int:
     print(f"Wrote {target}; send it to {options.site}, and compare by telephone:")
     print(f"key of the site:        {spoken(invitation.key)}\nkey of the coordinator: {spoken(fingerprint(invitation.signer))}")
     if project.hosts[0] in ("127.0.0.1", "localhost", "::1"):
-        print(
-            f"Only this computer reaches {project.config.address}; for others, change the address in {project.file.name} and invite again."
-        )
+        print(f"Only this computer reaches {project.config.address}. For others, change address in {project.file.name} and invite again.")
     return 0
 
 
@@ -148,11 +145,10 @@ def shares(config: ProjectConfig) -> dict[str, tuple[int, ...]]:
 
 def serve(options: Namespace, resume: bool = False) -> int:
     """Run the aggregator."""
-    project = read_project(options.project)
-    packages.activate()
+    project = _project(options)
     from imagingai.federated.serve import serve as run
 
-    run(project, resume=resume)
+    run(project, resume=resume, port=options.status_port)
     return 0
 
 
@@ -163,16 +159,21 @@ def resume(options: Namespace) -> int:
 
 def status(options: Namespace) -> int:
     """Show sites and rounds."""
-    print(table(read_project(options.project).folder))
+    print(table(_project(options).folder))
     return 0
 
 
 def revoke(options: Namespace) -> int:
     """Shut a site out."""
-    with _store(read_project(options.project)) as store:
+    with _store(_project(options)) as store:
         store.revoke(options.site)
     print(f"{options.site} is shut out: the aggregator refuses its key from now on.")
     return 0
+
+
+def _project(options: Namespace) -> Project:
+    packages.activate()  # first: it says that an old Python cannot
+    return read_project(options.project)
 
 
 @contextmanager

@@ -91,8 +91,10 @@ def _add_for_coordinators(commands: Any) -> None:
     invite.add_argument("--key", required=True, type=Path, metavar="FILE", help="public key that the site has sent (.pub)")
     invite.add_argument("--days", type=float, default=90.0, help="valid for so long (default 90)")
     invite.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.invitation beside the project")
-    _add_for_project(commands, "serve", "Run the aggregator until all rounds are done.", "serve project.toml")
-    _add_for_project(commands, "resume", "Go on after a stop, a crash or a power cut.", "resume project.toml")
+    serve = _add_for_project(commands, "serve", "Run the aggregator until all rounds are done.", "serve project.toml")
+    resume = _add_for_project(commands, "resume", "Go on after a stop, a crash or a power cut.", "resume project.toml")
+    for parser in (serve, resume):
+        parser.add_argument("--status-port", type=int, default=8080, metavar="PORT", help="status page; default: 8080")
     _add_for_project(commands, "status", "Show sites and rounds.", "status project.toml")
     revoke = _add_for_project(commands, "revoke", "Shut a site out.", "revoke project.toml --site hospital_a")
     revoke.add_argument("--site", required=True, metavar="NAME", help="as it was invited")
