@@ -6,8 +6,10 @@ import hashlib
 import math
 import secrets
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -123,11 +125,8 @@ class Run:
         for layer in self.network.modules():
             if getattr(layer, "inplace", False):
                 layer.inplace = False  # Opacus cannot look at what is overwritten; the result is the same
-        examples, rate, random = (
-            self.learner.examples,
-            sample_rate(self.project, self.learner.examples),
-            torch.Generator().manual_seed(seed),
-        )
+        examples, random = self.learner.examples, torch.Generator().manual_seed(seed)
+        rate = sample_rate(self.project, examples)
         hooks = GradSampleModule(self.network)
         optimizer = DPOptimizer(
             self._optimizer(),
@@ -137,10 +136,12 @@ class Run:
             generator=torch.Generator(self.device).manual_seed(seed ^ 1),
         )
         try:
-            for step in range(steps):
-                cases = (torch.rand(examples, generator=random) < rate).nonzero()[:, 0].tolist()
-                self._private_step(optimizer, cases, step)
-                self._tell(step, steps)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Full backward hook")  # the input of the first layer needs no gradient
+                for step in range(steps):
+                    cases = (torch.rand(examples, generator=random) < rate).nonzero()[:, 0].tolist()
+                    self._private_step(optimizer, cases, step)
+                    self._tell(step, steps)
         finally:
             optimizer.zero_grad(set_to_none=True)
             hooks.to_standard_module()
@@ -208,18 +209,9 @@ def planned_noise(project: ProjectConfig, examples: int) -> float:
 
     Raises InputError if no noise is enough.
     """
-    packages.activate()
-    from opacus.accountants.utils import get_noise_multiplier
-
     steps = project.rounds * steps_of(project, examples, project.epochs)
     try:
-        return get_noise_multiplier(
-            target_epsilon=project.epsilon,
-            target_delta=project.delta,
-            sample_rate=sample_rate(project, examples),
-            steps=steps,
-            accountant="rdp",
-        )
+        return _noise(project.epsilon, project.delta, sample_rate(project, examples), steps)
     except ValueError:
         raise InputError(
             f"--epsilon {project.epsilon:g} is too low for {steps} steps on {examples} cases: no noise is enough. "
@@ -229,12 +221,35 @@ def planned_noise(project: ProjectConfig, examples: int) -> float:
 
 def spent(project: ProjectConfig, examples: int, trained: int) -> float:
     """Epsilon of so many trainings of a site."""
+    steps = trained * steps_of(project, examples, project.epochs)
+    return _epsilon(planned_noise(project, examples), project.delta, sample_rate(project, examples), steps)
+
+
+@cache  # some seconds
+def _noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
+    packages.activate()
+    from opacus.accountants.utils import get_noise_multiplier
+
+    return get_noise_multiplier(
+        target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps, accountant="rdp", alphas=_orders()
+    )
+
+
+@cache
+def _epsilon(noise: float, delta: float, rate: float, steps: int) -> float:
     packages.activate()
     from opacus.accountants import RDPAccountant
 
-    accountant, steps = RDPAccountant(), trained * steps_of(project, examples, project.epochs)
-    accountant.history = [(planned_noise(project, examples), sample_rate(project, examples), steps)]
-    return float(accountant.get_epsilon(project.delta))
+    accountant = RDPAccountant()
+    accountant.history = [(noise, rate, steps)]
+    return float(accountant.get_epsilon(delta, alphas=_orders()))
+
+
+def _orders() -> list[float]:
+    """Orders of the Renyi divergence that are tried: those of Opacus, and larger ones for an epsilon below 0.2."""
+    from opacus.accountants import RDPAccountant
+
+    return [*RDPAccountant.DEFAULT_ALPHAS, 96, 128, 192, 256, 512]
 
 
 def noise_seed(network: nn.Module, secret: int | None, round: int) -> int:
