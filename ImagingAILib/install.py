@@ -17,6 +17,7 @@ import slicer
 from slicer.i18n import tr as _
 
 import imagingai
+from imagingai.federated import packages
 
 PYTHON_KEY = "ImagingAI/Python"  # setting: a Python with imagingai, or nothing for Slicer's own
 WHEELS_KEY = "ImagingAI/WheelFolder"  # setting: a folder with wheels for a computer without a network, or nothing
@@ -32,16 +33,16 @@ class InstallError(Exception):
     """One sentence for the user: what went wrong and the way out."""
 
 
-def ensure(requirementsPath: str | Path, confirm: Callable[[str], bool]) -> bool:
-    """Have a Python that can run jobs; False if the user declined to install what is missing.
+def ensure(requirementsPath: str | Path, confirm: Callable[[str], bool], flower: bool = False) -> bool:
+    """Have a Python that can run jobs, flower: also federated ones; False if the user declined to install what is missing.
 
     Raises `InstallError`. Call it on the main thread: installing shows its progress.
     """
     if chosen := _setting(PYTHON_KEY):
-        if problem := checkPython(chosen):
+        if problem := checkPython(chosen) or (flower and checkFlower(chosen)):
             raise InstallError(problem)
         return True
-    return install(requirementsPath, confirm)
+    return install(requirementsPath, confirm, flower)
 
 
 def missingPackages(requirementsPath: str | Path) -> list[str]:
@@ -61,13 +62,16 @@ def isInstalled(requirement: str) -> bool:
     return pip_check(requirement)
 
 
-def install(requirementsPath: str | Path, confirm: Callable[[str], bool]) -> bool:
-    """Install what is missing into Slicer's Python after `confirm(text)`; False if declined. Raises `InstallError`."""
-    missing = missingPackages(requirementsPath)
-    if not missing:
+def install(requirementsPath: str | Path, confirm: Callable[[str], bool], flower: bool = False) -> bool:
+    """Install what is missing into Slicer's Python after `confirm(text)`; False if declined. Raises `InstallError`.
+
+    flower: also Flower and its packages, into a folder of their own, because it pins versions that Slicer has otherwise.
+    """
+    missing, lacksFlower = missingPackages(requirementsPath), flower and not packages.is_installed()
+    if not missing and not lacksFlower:
         return True
     wheels, torchLogic = _wheelFolder(), _torchLogic()
-    if not confirm(_question(missing, wheels, torchLogic)):
+    if not confirm(_question(missing, wheels, torchLogic, lacksFlower)):
         return False
     torch = [requirement for requirement in missing if _name(requirement) == "torch"]
     others = [requirement for requirement in missing if requirement not in torch]
@@ -78,6 +82,8 @@ def install(requirementsPath: str | Path, confirm: Callable[[str], bool]) -> boo
         _pipInstall(torch, options or ["--extra-index-url", CPU_INDEX])
     if others:
         _pipInstall(others, options)
+    if lacksFlower:
+        _installFlower(wheels)
     importlib.invalidate_caches()
     if lacking := missingPackages(requirementsPath):
         text = _("Installing ended, but {packages} cannot be found. Restart Slicer and try again; the log is in the Python console.")
@@ -106,11 +112,8 @@ def jobEnvironment() -> dict[str, str]:
 def checkPython(path: str) -> str | None:
     """Why a Python cannot run jobs, or None if it can."""
     program = _program(path)
-    code = "import imagingai; print(imagingai.__version__)"
     try:
-        with tempfile.TemporaryDirectory() as folder:  # an imagingai folder in the current one must not count
-            options = {"cwd": folder, "env": _outside(), "timeout": PATIENCE, **NO_WINDOW}
-            done = subprocess.run([program, "-c", code], capture_output=True, text=True, check=False, **options)
+        done = _run(program, "import imagingai; print(imagingai.__version__)")
     except subprocess.TimeoutExpired:
         return _("{path} did not answer within {seconds} seconds. Choose another Python.").format(path=program, seconds=PATIENCE)
     except OSError as error:
@@ -126,6 +129,22 @@ def checkPython(path: str) -> str | None:
         text = _("{path} has imagingai {found}, but {needed} or newer is needed. Update it there with pip.")
         return text.format(path=program, found=lines[-1], needed=imagingai.__version__)
     return None
+
+
+def checkFlower(path: str) -> str | None:
+    """Why a Python that can run jobs cannot run federated ones, or None if it can."""
+    program = _program(path)
+    if _run(program, "from imagingai.federated.packages import activate; activate()").returncode == 0:
+        return None
+    text = _("{path} has no Flower. Install it there with: {path} -m imagingai federated install")
+    return text.format(path=program)
+
+
+def _run(program: str, code: str) -> subprocess.CompletedProcess:
+    """Some code in another Python."""
+    with tempfile.TemporaryDirectory() as folder:  # an imagingai folder in the current one must not count
+        options = {"cwd": folder, "env": _outside(), "timeout": PATIENCE, **NO_WINDOW}
+        return subprocess.run([program, "-c", code], capture_output=True, text=True, check=False, **options)
 
 
 def _setting(key: str) -> str:
@@ -161,11 +180,14 @@ def _torchLogic():
     return PyTorchUtilsLogic()
 
 
-def _question(missing: list[str], wheels: Path | None, torchLogic) -> str:
+def _question(missing: list[str], wheels: Path | None, torchLogic, lacksFlower: bool) -> str:
     """What will be installed, how much it is and where it comes from."""
     names = [_name(requirement) for requirement in missing]
     size = "  {package}" if wheels else "  {package} ({size})"
     lines = [size.format(package=package, size=SIZES.get(name, _("small"))) for package, name in zip(missing, names, strict=True)]
+    if lacksFlower:
+        line = _("  Flower {version} and what it needs (170 MB), which go into {folder} only")
+        lines.append(line.format(version=packages.FLOWER, folder=packages.folder()))
     if wheels:
         source = _("They will be installed from {folder}, without a network.").format(folder=wheels)
     else:
@@ -191,21 +213,32 @@ def _installTorch(logic, requirement: str) -> None:
         raise InstallError(_("The extension PyTorch did not install PyTorch. {wayOut}").format(wayOut=wayOut))
 
 
+def _installFlower(wheels: Path | None) -> None:
+    """Into its own folder, anew: pip does not replace what is there. The mark at the end tells that it is whole."""
+    shutil.rmtree(packages.folder(), ignore_errors=True)
+    _pip(packages.pip_arguments(str(wheels or "")), "Flower")
+    packages.mark_installed()
+
+
 def _pipInstall(requirements: list[str], options: list[str]) -> None:
     with _constraints(besides=requirements) as constraints:
+        _pip([*requirements, *options], ", ".join(requirements), constraints)
+
+
+def _pip(arguments: list[str], what: str, constraints: Path | None = None) -> None:
+    try:
         try:
-            try:
-                from slicer.packaging import pip_install
-            except ImportError:  # Slicer 5.10
-                slicer.util.pip_install([*requirements, *options, "--constraint", str(constraints)])
-            else:
-                pip_install([*requirements, *options], constraints=constraints, requester="ImagingAI")
-        except subprocess.CalledProcessError as error:
-            text = _(
-                "pip ended with code {code} while it installed {packages}. Check the network or the proxy, or choose a wheel folder;"
-                " the log is in the Python console."
-            )
-            raise InstallError(text.format(code=error.returncode, packages=", ".join(requirements))) from error
+            from slicer.packaging import pip_install
+        except ImportError:  # Slicer 5.10
+            slicer.util.pip_install([*arguments, *(["--constraint", str(constraints)] if constraints else [])])
+        else:
+            pip_install(arguments, constraints=constraints, requester="ImagingAI")
+    except subprocess.CalledProcessError as error:
+        text = _(
+            "pip ended with code {code} while it installed {packages}. Check the network or the proxy, or choose a wheel folder;"
+            " the log is in the Python console."
+        )
+        raise InstallError(text.format(code=error.returncode, packages=what)) from error
 
 
 @contextlib.contextmanager

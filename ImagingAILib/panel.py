@@ -27,7 +27,7 @@ from ImagingAILib.nodes import NodeError
 from ImagingAILib.parameters import Parameters, camelCase, configOf, presetsOf, typeOf
 
 FLAG = r"--([a-z][a-z-]+)"  # errors name options as on the command line; in the panel --max-voxels is max voxels
-HIDDEN = ("outputs", "preview")  # the panel decides
+HIDDEN = ("outputs", "preview", "accept", "key")  # the panel decides
 
 
 class Results(Protocol):
@@ -193,10 +193,18 @@ class TaskPanel(VTKObservationMixin):
             self.run.cancel()
             return
         try:
-            if self.mayOverwrite() and install.ensure(self.requirements, self.mayInstall):
+            if self.mayBegin():
                 self.begin()
         except (NodeError, ImagingAIError, install.InstallError) as error:
             self.fail(str(error))
+
+    def mayBegin(self) -> bool:
+        """Ask what has to be asked before a run."""
+        return self.mayOverwrite() and self.ensure()
+
+    def ensure(self) -> bool:
+        """Have what the task needs; False if the user declined to install it."""
+        return install.ensure(self.requirements, self.mayInstall)
 
     def mayInstall(self, text: str) -> bool:
         """Ask; a Slicer under test answers every question with yes, but must not download."""

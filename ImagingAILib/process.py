@@ -110,6 +110,16 @@ class JobProcess:
                 self._process.wait(2)
             self._advance()
 
+    def release(self) -> None:
+        """Ask the child to stop and let go of it. Its standard input ends, so that it also ends itself a little later (--watch-parent)."""
+        if self.running:
+            self.cancel()
+            process, self._process = self._process, None
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            self._output.close()
+            self.result = {"state": "cancelled", "error": _("Stopped on request; nothing was written.")}
+
     def _advance(self) -> None:
         if not self.running:
             return

@@ -61,6 +61,13 @@ class TaskRun:
         self.process.kill()
         self._forget()
 
+    def release(self) -> None:
+        """Ask the job to stop and tell nobody; it has time to say goodbye."""
+        if self.timer:
+            self.timer.stop()
+        self.process.release()
+        self._forget()
+
     def _end(self) -> None:
         if self.timer:
             self.timer.stop()
@@ -81,6 +88,7 @@ class NodeRun:
     """
 
     task = ""
+    grace = 5.0  # seconds that a cancelled job has to stop by itself
 
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
         self.config, self.folder = config, Path(folder)
@@ -111,7 +119,7 @@ class NodeRun:
         """Check and write the inputs (raises `NodeError`), then start the child process."""
         Job(self.task, self.writeInputs(), self.config).write(self.folder)
         self.state, self._onDone = "running", onDone
-        self.run = TaskRun(JobProcess(python, self.folder, environment), onProgress, self._finish, timer)
+        self.run = TaskRun(JobProcess(python, self.folder, environment, self.grace), onProgress, self._finish, timer)
         self.run.start()
 
     def _finish(self, result: dict[str, Any]) -> None:

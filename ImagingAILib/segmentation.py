@@ -117,8 +117,10 @@ def removePair(labels) -> None:
     labels.RemoveAttribute(READER)
 
 
-def writePairs(pairs: list[tuple], folder: Path) -> dict[str, str]:
+def writePairs(pairs: list[tuple], folder: Path, known: dict[int, str] | None = None) -> dict[str, str]:
     """Write pairs as folders that train-segmentation reads; returns its inputs. Raises `NodeError`.
+
+    known: values that some names have already.
 
     The folder `from-scene` gets `images` and `labels`, the latter with a folder for each reader if there are several.
     """
@@ -138,7 +140,8 @@ def writePairs(pairs: list[tuple], folder: Path) -> dict[str, str]:
         place.mkdir(parents=True)
     for image in images:
         files.writeVolume(image, root / "images" / f"{cases[image.GetID()]}_0000.nrrd")
-    files.writeLabels([labels for _image, labels in paths.values()], [image for image, _labels in paths.values()], list(paths))
+    labels, images = [labels for _image, labels in paths.values()], [image for image, _labels in paths.values()]
+    files.writeLabels(labels, images, list(paths), known=known)
     return {"images": str(root / "images"), "labels": str(root / "labels")}
 
 

@@ -51,10 +51,10 @@ class Plot:
 
 
 class PairsView:
-    """Which images of the scene are learned from, with which segmentations, drawn by whom."""
+    """Which images of the scene are learned from, with which segmentations, drawn by whom if the panel asks for the reader."""
 
     def __init__(self, ui, onChange: Callable[[], None]) -> None:
-        self.ui, self.onChange, self.pairs = ui, onChange, []
+        self.ui, self.onChange, self.pairs, self.reader = ui, onChange, [], getattr(ui, "pairReaderEdit", None)
         for selector in (ui.pairImageSelector, ui.pairLabelsSelector):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
         ui.pairsTable.connect("itemSelectionChanged()", self.update)
@@ -65,8 +65,9 @@ class PairsView:
     def fill(self) -> None:
         """Show the pairs that the scene has."""
         self.pairs = segmentation.pairsOfScene()
-        rows = [(image.GetName(), labels.GetName(), reader) for image, labels, reader in self.pairs]
-        fillTable(self.ui.pairsTable, [_("Image"), _("Segmentation"), _("Reader")], rows)
+        rows, columns = [(image.GetName(), labels.GetName(), reader) for image, labels, reader in self.pairs], 3 if self.reader else 2
+        titles = [_("Image"), _("Segmentation"), _("Reader")][:columns]
+        fillTable(self.ui.pairsTable, titles, [row[:columns] for row in rows])
         self.update()
         self.onChange()
 
@@ -76,7 +77,7 @@ class PairsView:
 
     def onAdd(self, _checked=False) -> None:
         labels = self.ui.pairLabelsSelector.currentNode()
-        segmentation.addPair(self.ui.pairImageSelector.currentNode(), labels, self.ui.pairReaderEdit.text)
+        segmentation.addPair(self.ui.pairImageSelector.currentNode(), labels, self.reader.text if self.reader else "")
         self.ui.pairLabelsSelector.setCurrentNode(None)
         self.fill()
 

@@ -71,6 +71,19 @@ def uncertainty() -> Figure:
     return figure
 
 
+def federation() -> Figure:
+    """Sites around an aggregator; each keeps what is its own (the filled core), and only lines go between them."""
+    figure, axes = canvas(128)
+    angle = np.pi / 2 + np.arange(3) * 2 * np.pi / 3
+    for x, y in zip(0.66 * np.cos(angle), 0.66 * np.sin(angle) - 0.1, strict=True):
+        axes.plot([0, x], [-0.1, y], color=AMBER, linewidth=7, solid_capstyle="round", zorder=1)
+        axes.add_patch(Circle((x, y), 0.29, facecolor=NIGHT, linewidth=0, zorder=2))
+        axes.add_patch(Circle((x, y), 0.29, fill=False, edgecolor=TEAL, linewidth=6, zorder=3))
+        axes.add_patch(Circle((x, y), 0.11, facecolor=TEAL, linewidth=0, zorder=3))
+    axes.add_patch(Circle((0, -0.1), 0.22, facecolor=AMBER, linewidth=0, zorder=2))
+    return figure
+
+
 def pair() -> Figure:
     """The brains of the sample data: half of the fixed one beside half of the moving one."""
     fixed, moving = (imread(ROOT / f"Testing/Data/slice_{name}.png") for name in ("fixed", "moving"))
@@ -89,6 +102,7 @@ if __name__ == "__main__":
         (extension, ROOT / "ImagingAI.png"),
         (registration, ROOT / "DeepSimRegistration/Resources/Icons/DeepSimRegistration.png"),
         (uncertainty, ROOT / "UncertaintySeg/Resources/Icons/UncertaintySeg.png"),
+        (federation, ROOT / "FederatedClient/Resources/Icons/FederatedClient.png"),
         (pair, ROOT / "ImagingAILib/Resources/BrainPair.png"),
     ):
         draw().savefig(path, metadata={"Software": None})
