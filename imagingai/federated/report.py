@@ -126,9 +126,11 @@ def _privacy_table(project: Mapping[str, Any], history: Sequence[Mapping[str, fl
 
 
 def check_page(found: Mapping[str, Any]) -> str:
-    """The page of a data check. found: verdict (good, look, bad), problems (sentences), rows [(what, value)]; and if there are any
-    labels {class: count} with label_unit (cases, voxels), intensities and features {column: ...} (edges, shares: histograms), spacing [mm per case],
-    project_spacing, cases [{case, state, reason}].
+    """The page of a data check.
+
+    found: verdict (good, look, bad), problems (sentences), rows [(what, value)], labels {class: count} with label_unit (cases, voxels),
+    intensities and features {column: ...} (edges, shares: histograms), spacing [mm of each case], project_spacing, cases [{case, state,
+    reason}]; all but the first three may be missing or empty.
     """
     words = {
         "good": "The data fits the project.",

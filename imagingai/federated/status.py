@@ -86,7 +86,7 @@ def site_state(
     """
     if site.state == "revoked":
         return "revoked"
-    if site.seen is None:
+    if site.seen is None and site.name not in (online or ()):
         return "expired" if site.expires < now else "invited"
     if state != "running":
         return "done" if state == "finished" else "waiting" if online is None or site.name in online else "offline"

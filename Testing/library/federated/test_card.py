@@ -79,10 +79,11 @@ def test_the_rounds_and_what_was_left_out(tmp_path):
     assert "\n# owned" not in card and "<b>" not in card
 
 
-def test_only_settings_that_were_chosen_are_listed(tmp_path):
+def test_only_settings_that_matter_are_listed(tmp_path):
     card = model_card(*trained(tmp_path), {})
     settings = dict(rows_below(card, "How it was trained")[1:])
-    assert settings["classes"] == "healthy, ill" and settings["strategy"] == "fedprox" and "batch" not in settings
+    assert settings["classes"] == "healthy, ill" and settings["strategy"] == "fedprox" and settings["batch"] == "8"
+    assert "patch" not in settings and "deadline" not in settings
     assert "FedProx: FedAvg with sites held to the shared model (Li et al. 2020" in card
 
 

@@ -126,6 +126,7 @@ def site(
         ("waiting", site(), {"state": "stopped"}),
         ("done", site(activity="finish round 3 done"), {"state": "finished", "online": []}),
         ("invited", site(seen=None, activity=""), {}),
+        ("waiting", site(seen=None, activity=""), {"online": ["a"]}),  # connected, and not asked yet
         ("expired", site(seen=None, expires=50.0), {}),
         ("revoked", site(state="revoked"), {}),
     ],
