@@ -35,7 +35,8 @@ def suppress_outliers(updates: Sequence[np.ndarray]) -> np.ndarray:
     The paper's weight is exp(-r), r the mean COPOD score on both matrices of distances. Because COPOD looks at ranks, somebody is
     always the farthest, and with three sites a poisoned one would keep 7 %. So r counts only for sites whose median distance to
     the others exceeds `USUAL` median updates, and by the square of that: exp(-r (distance / (USUAL median update))^2).
-    Fewer than half of the sites may be poisoned; of two sites nobody can say which one is.
+    Fewer than half of the sites may be poisoned; of two sites nobody can say which one is. An update of the usual size counts in full,
+    whatever its direction: against those take the median, the trimmed mean or krum.
     """
     if len(updates) < 3:
         return np.ones(len(updates))

@@ -19,8 +19,8 @@ def is_normalization(layer: nn.Module) -> bool:
 def private_names(network: nn.Module, private: str, head: Sequence[str]) -> list[str]:
     """Names in the state_dict that stay at the site. head: names of the parameters of the last layers.
 
-    norm: all of the normalization layers (FedBN, Li et al. 2021); statistics: their running means and variances
-    (SiloBN, Andreux et al. 2020); head: the last layers (Collins et al. 2021; the survey, section 3.1); none: nothing.
+    norm: all of the normalization layers (FedBN, Li et al. 2021); statistics: their running means and variances (SiloBN, Andreux et
+    al. 2020); head: the last layers, as the decoders of Feng et al. 2022 (the latter two: survey, section 3.2.1); none: nothing.
     Raises InputError if there is nothing of the kind, or if nothing would be left to share.
     """
     names = [name for name in network.state_dict() if not name.endswith(COUNTER)]
