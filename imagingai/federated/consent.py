@@ -28,7 +28,10 @@ def summary(invitation: Invitation) -> list[tuple[str, str]]:
         ("Leaves once", _leaves_once(config)),
         ("Never leaves", _stays(config)),
         ("Privacy", " ".join(_privacy(config))),
-        ("Where it goes", f"{config.address}, encrypted (HTTPS). This computer opens one connection to it and accepts none."),
+        (
+            "Where it goes",
+            f"{config.address}, encrypted (HTTPS). This computer calls there and accepts no calls; its internet address is seen.",
+        ),
         ("Who gets the model", "The coordinator and all sites of the federation."),
         ("Valid", f"from {day_of(invitation.created)} to {day_of(invitation.expires)}"),
         ("Key of the coordinator", f"{spoken(fingerprint(invitation.signer))}. Compare it by telephone: it proves who has signed."),
@@ -65,7 +68,7 @@ def _leaves_often(invitation: Invitation) -> str:
     numbers = sum(math.prod(shape) for shape in invitation.tensors.values())
     return (
         f"Weights of the network: {len(invitation.tensors)} tensors with {numbers:,} numbers, {_size(invitation.megabytes)}. "
-        f"With them the number of training cases, the loss, how good the model was on this site's held-out cases, and the time it took."
+        "With them the numbers of training and of held-out cases, the loss, how good the model was on the held-out cases, and the time it took."
     )
 
 
@@ -74,12 +77,10 @@ def _size(megabytes: float) -> str:
 
 
 def _leaves_once(config: ProjectConfig) -> str:
-    parts = ["the numbers of training and of held-out cases"]
-    if config.label_weighting:
-        parts.append("how much there is of each class (label distribution)")
+    parts = ["how many cases (or voxels) there are of each class"] if config.label_weighting else []
     if config.harmonization == "nyul":
         parts.append("one average histogram of the intensities of this site's images")
-    text = "; ".join(parts)
+    text = "; ".join(parts) or "nothing else"
     return f"{text[0].upper()}{text[1:]}."
 
 

@@ -285,8 +285,8 @@ def test_the_summary_says_who_asks_what_leaves_and_how_it_is_protected(invitatio
     assert text["What for"] == "Find the hippocampus."
     assert text["What is learned"] == "Segmentation of hippocampus in 3-D images. Network: fast."
     assert text["How"].startswith("10 rounds. In each, this computer trains (1 x all cases) and sends the changed weights;")
-    assert text["Leaves in every round"].startswith("Weights of the network: 3 tensors with 480 numbers, 1.92 kB. With them the number")
-    assert text["Leaves once"] == "The numbers of training and of held-out cases."
+    assert text["Leaves in every round"].startswith("Weights of the network: 3 tensors with 480 numbers, 1.92 kB. With them the numbers")
+    assert text["Leaves once"] == "Nothing else."
     assert text["Never leaves"].startswith("Images, labels, names of files and cases, the site's private key.")
     assert text["Where it goes"].startswith("federation.clinic.org:8443, encrypted (HTTPS).")
     assert text["Privacy"].startswith("No differential privacy:") and "the weights of this site by themselves" in text["Privacy"]
@@ -295,7 +295,7 @@ def test_the_summary_says_who_asks_what_leaves_and_how_it_is_protected(invitatio
 
 
 def test_the_summary_follows_the_settings(invitation):
-    assert "label distribution" in said(invitation, label_weighting=True)["Leaves once"]
+    assert "of each class" in said(invitation, label_weighting=True)["Leaves once"]
     assert "histogram" in said(invitation, harmonization="nyul")["Leaves once"]
     assert "normalization layers" in said(invitation, private="norm")["Never leaves"]
     assert "last layers" in said(invitation, private="head")["Never leaves"]
