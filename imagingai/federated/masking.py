@@ -67,13 +67,13 @@ def encode(received: Weights, weights: Weights, metrics: Mapping[str, Any]) -> n
     return vector
 
 
-def decode(vector: np.ndarray, sent: Mapping[str, np.ndarray]) -> tuple[Weights, dict[str, float]]:
-    """The new model and the mean figures, from the mean of the vectors of `encode`. sent: what the sites started from, sorted by name."""
+def decode(vector: np.ndarray, sent: Weights) -> tuple[Weights, dict[str, float]]:
+    """The new model and the mean figures, from the mean of the vectors of `encode`. sent: what the sites started from."""
     weights, begin = {}, 0
-    for name, old in sent.items():
-        change = vector[begin : begin + old.size].reshape(old.shape)
-        weights[name] = torch.from_numpy((old + change).astype(np.float32 if old.dtype == np.float16 else old.dtype))
-        begin += old.size
+    for name in sorted(sent):
+        change = torch.from_numpy(vector[begin : begin + sent[name].numel()]).reshape(sent[name].shape)
+        weights[name] = (sent[name] + change).to(sent[name].dtype)
+        begin += change.numel()
     figures, there = vector[begin:].reshape(2, -1)
     everywhere = there > 0.999  # else it would be the figure of a few sites, perhaps of one
     return weights, {name: float(SCALE * figures[k]) for k, name in enumerate(FIGURES) if everywhere[k]}

@@ -8,7 +8,7 @@ one vector, its update (model - received model) and its figures, and in clear th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from flwr.server.workflow.constant import Key as WorkflowKey
 from imagingai.errors import InputError, JobFailed
 from imagingai.federated.config import ProjectConfig
 from imagingai.federated.masking import CLIP, FIGURES, Weights, decode, encode, protocol, server_side, site_side
-from imagingai.federated.messages import question, read_question
+from imagingai.federated.messages import question, read_question, unpack
 
 QUICK = 300.0  # seconds for the stages in which nobody trains
 PAIRS = {  # what belongs together in the replies
@@ -42,13 +42,13 @@ PAIRS = {  # what belongs together in the replies
 
 
 class SecureSite:
-    """What turns a site's `handle(kind, weights, values) -> (weights, metrics)` into one that speaks SecAgg+.
+    """Lets a site speak SecAgg+. Its secrets are new in every round and live in memory only.
 
-    Its secrets are new in every round and live in memory only.
+    site: a `site.Site`; of it config, shapes and handle(kind, weights, values) -> (weights, metrics) are used.
     """
 
-    def __init__(self, config: ProjectConfig, handle: Callable[[str, Weights, Mapping[str, Any]], tuple[Weights, dict[str, Any]]]) -> None:
-        self.config, self.handle = config, handle
+    def __init__(self, site: Any) -> None:
+        self.site = site
         self.context = Context(run_id=0, node_id=0, node_config={}, state=RecordDict(), run_config={})
         self.stage, self.heaviest = Stage.UNMASK, 0.0
 
@@ -80,9 +80,9 @@ class SecureSite:
 
     def _work(self, message: Message) -> Message:
         """Train or measure; the vector, as Flower wants it."""
-        kind, received, values = read_question(message)
-        weights, metrics = self.handle(kind, received, values)
-        cases = 1 if self.config.strategy == "equal" else metrics["num-examples"]
+        kind, received, values = read_question(message, self.site.shapes)
+        weights, metrics = self.site.handle(kind, received, values)
+        cases = 1 if self.site.config.strategy == "equal" else metrics["num-examples"]
         if cases > self.heaviest:
             raise InputError(
                 f"The aggregator counts on at most {self.heaviest:g} cases, and this site has {cases}; the round has to begin anew."
@@ -134,14 +134,14 @@ def secure_round(
     must stay. Raises JobFailed if too few sites are left.
     """
     content = question(kind, number, weights, more, config.exchange)
-    sent = {name: array.numpy() for name, array in content["arrays"].items()} if "arrays" in content else {}
-    names = sorted(sent) if kind == "train" else []
-    line = Line(grid, config.deadline, sum(sent[name].size for name in names) + 2 * len(FIGURES))
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    sent = unpack(content["arrays"], shapes, "the aggregator") if kind == "train" else {}  # float16 is what the sites start from
+    line = Line(grid, config.deadline, sum(value.numel() for value in sent.values()) + 2 * len(FIGURES))
     heaviest = 1 if config.strategy == "equal" else max(examples.values())
     round = Round(line, sorted(examples), float(heaviest), number)
     round.agree(max(2, config.min_sites))
     vector = round.collect(content, max(2, config.min_sites))
-    return SecureMean(*decode(vector, {name: sent[name] for name in names}), round.counted, line.problems)
+    return SecureMean(*decode(vector, sent), round.counted, line.problems)
 
 
 @dataclass

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common import bytes_to_ndarray, ndarray_to_bytes
 from flwr.common.secure_aggregation import secaggplus_utils
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
@@ -14,7 +16,7 @@ from imagingai.errors import InputError, JobFailed
 from imagingai.federated.config import ProjectConfig
 from imagingai.federated.grid import LocalGrid
 from imagingai.federated.masking import FIGURES, decode, encode, masks, protocol, server_side, site_side
-from imagingai.federated.messages import answer, question
+from imagingai.federated.messages import question
 from imagingai.federated.secure import SecureSite, secure_round
 from imagingai.federated.strategies import aggregate, make_strategy
 
@@ -35,7 +37,9 @@ class Federation:
     def __init__(self, fault=None, **settings):
         self.config = ProjectConfig(**{"secure_aggregation": True, "deadline": 5.0, **settings})
         self.fault, self.replies = fault, []
-        self.sites = {node: SecureSite(self.config, self.handler(node)) for node in CASES}
+        shapes = {name: tuple(value.shape) for name, value in WEIGHTS.items()}
+        plain = {node: SimpleNamespace(config=self.config, shapes=shapes, handle=self.handler(node)) for node in CASES}
+        self.sites = {node: SecureSite(site) for node, site in plain.items()}
         self.grid = LocalGrid({node: lambda message, node=node: self.answer(node, message) for node in CASES})
 
     def handler(self, node: int):
@@ -67,8 +71,8 @@ def plain_mean(nodes, **settings) -> dict[str, torch.Tensor]:
     """The same without secure aggregation."""
     replies = []
     for node in nodes:
-        asked = Message(question("train", 1, WEIGHTS, {}, "float32"), node, MessageType.TRAIN)
-        replies.append(answer(asked, trained(node), {"num-examples": CASES[node]}, "float32"))
+        content = RecordDict({"arrays": ArrayRecord(trained(node)), "metrics": MetricRecord({"num-examples": CASES[node]})})
+        replies.append(Message(content, reply_to=Message(RecordDict(), node, MessageType.TRAIN)))
     arrays, _ = aggregate(make_strategy(ProjectConfig(**settings)), 1, ArrayRecord(dict(WEIGHTS)), replies)
     return arrays.to_torch_state_dict()
 
@@ -148,7 +152,7 @@ def test_without_a_majority_at_the_end_nothing_is_unmasked():
 
 def test_a_site_that_was_restarted_in_between_is_left_out():
     def restart(node, stage, message, site):
-        return (SecureSite(site.config, site.handle) if (node, stage) == (4, Stage.COLLECT_MASKED_VECTORS) else site).answer(message)
+        return (SecureSite(site.site) if (node, stage) == (4, Stage.COLLECT_MASKED_VECTORS) else site).answer(message)
 
     result = Federation(restart).round()
     assert_mean(result, [1, 2, 3])
@@ -159,7 +163,7 @@ def test_a_site_that_was_restarted_in_between_is_left_out():
 def test_a_broken_update_is_not_sent(value):
     federation = Federation()
     broken = {**trained(4), "bias": torch.full((7,), value)}
-    federation.sites[4].handle = lambda kind, weights, values: (broken, {"num-examples": 5})
+    federation.sites[4].site.handle = lambda kind, weights, values: (broken, {"num-examples": 5})
     result = federation.round()
     assert_mean(result, [1, 2, 3])
     assert result.problems == {
@@ -241,7 +245,7 @@ def test_masks_depend_on_the_whole_seed():
 
 def test_a_vector_can_be_read_again():
     vector = encode(WEIGHTS, trained(1), {"loss_before": 0.25, "mae_before": 1e9, "auc_before": float("nan")})
-    weights, metrics = decode(vector, {name: WEIGHTS[name].numpy() for name in sorted(WEIGHTS)})
+    weights, metrics = decode(vector, WEIGHTS)
     assert len(vector) == 607 + 2 * len(FIGURES)
     assert metrics == {"loss_before": 0.25}
     for name, value in trained(1).items():
