@@ -58,7 +58,14 @@ def model_card(project: Project, store: Store, facts: Mapping[str, str]) -> str:
     measured = {row.site: row.metrics for row in updates if row.round == chosen + 1 and row.state == "counted"} or final["sites"]
     lines = [f"# {escape(config.name)}", "", *_what(project, rounds, chosen, facts), ""]
     lines += ["## Who trained it", "", *_sites(updates, chosen, found["sites"]), *_labels(config, store), ""]
-    lines += ["## How good it is", "", f"The model of round {chosen} on the held-out cases of each site:", "", *_figures(measured), ""]
+    lines += [
+        "## How good it is",
+        "",
+        f"The model of round {chosen} on the held-out cases of each site, and the mean in which every site counts the same:",
+        "",
+        *_figures(measured),
+        "",
+    ]
     lines += ["## How it was trained", "", *(f"- {text}" for text in methods(config)), "", *_settings(config), ""]
     lines += ["## Rounds", "", *_rounds(found, chosen), "", "## What was left out", "", *_left_out(updates), ""]
     lines += ["## Privacy", "", *(f"- {text}" for text in _privacy(config, updates)), ""]
@@ -93,7 +100,7 @@ def _what(project: Project, rounds: Sequence[RoundRow], chosen: int, facts: Mapp
         "Coordinator": config.coordinator or "not stated",
         "Task": f"{config.task}: {', '.join(config.classes) or config.target}",
         "Network": f"{config.model if config.task == 'segmentation' else ''} {config.size}, {config.dimension}-D".strip(),
-        "Trained": f"from {when[0]} to {when[-1]}, by ImagingAI {__version__} on Flower" if when else "not yet",
+        "Trained": f"{' to '.join(dict.fromkeys(when))}, by ImagingAI {__version__} on Flower" if when else "not yet",
         "Result": f"the model of round {chosen} of {config.rounds}, chosen as the {'best' if config.select == 'best' else 'last'}",
         "Settings agreed to (job, SHA-256)": project.job,
         "Shared weights (SHA-256)": row.sha256 if row else "none",
@@ -125,13 +132,13 @@ def _labels(config: ProjectConfig, store: Store) -> list[str]:
 
 
 def _figures(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Site by figure, and the mean over sites (every site counts the same)."""
+    """Site by figure, and the mean over sites."""
     if not measured:
         return ["It was not measured: no site holds cases out."]
     names = sorted({name for row in measured.values() for name in row if name.endswith("_before") and figure(row, name) is not None})
     rows = [[escape(site), *(_number(figure(row, name)) for name in names)] for site, row in measured.items()]
     told = [[value for row in measured.values() if (value := figure(row, name)) is not None] for name in names]
-    rows.append(["mean of the sites", *(_number(mean(values)) for values in told)])
+    rows.append(["mean", *(_number(mean(values)) for values in told)])
     return table(("Site", *(name.removesuffix("_before") for name in names)), rows)
 
 

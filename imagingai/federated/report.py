@@ -182,9 +182,10 @@ def simulation_page(
     seeds = len({row.get("seed") for row in rows})
     names = [name for name in rows[0] if isinstance(rows[0][name], float)]
     names.sort(key=lambda name: (name != "score", name == "loss"))
-    text = f"{config.strategy}, {config.rounds} rounds of {config.epochs:g} epochs; {seeds} seed{'s' * (seeds > 1)}, {len(sites)} sites."
+    text = f"{config.rounds} rounds of {config.epochs:g} epochs; {seeds} seed{'s' * (seeds > 1)}, {len(sites)} sites."
     parts = [heading(title, 1), paragraph(text, soft=True)]
-    caption = "Mean over seeds and places of training; bars: one standard deviation to each side."
+    several = any(len(figures.values_of(rows, method, site, "score")) > 1 for method in methods for site in sites)
+    caption = "Mean ± standard deviation over seeds and places of training" if several else "One run"
     parts.append(picture(figures.draw_methods(rows, methods, sites, "score"), "Score of each method at each site", caption, name="methods"))
     if curves:
         parts.append(picture(figures.draw_curves(curves), "Score against the round", "Mean over the sites' held-out cases.", name="curves"))
@@ -192,7 +193,7 @@ def simulation_page(
         lines = [[method, *_cells(rows, method, sites, name)] for method in methods]
         parts += [
             heading(_name(name)),
-            table("Mean ± standard deviation", ("Method", *sites, "all sites"), lines, numbers=range(1, len(sites) + 2)),
+            table(caption, ("Method", *sites, "all sites"), lines, numbers=range(1, len(sites) + 2)),
         ]
     return page(title, [*parts, *settings_table(vars(config))])
 

@@ -68,9 +68,9 @@ def figure(metrics: Mapping[str, Any], name: str) -> float | None:
 
 
 def seconds_left(rounds: Sequence[RoundRow], total: int, now: float) -> float | None:
-    """Time until the last round ends, if the rest goes as fast as the last rounds; None before the first one has ended."""
+    """Time until the last round ends, if the rest goes as fast as the last rounds; None before the first and after the last one."""
     ended = [row.ended - row.started for row in rounds if row.ended is not None]
-    if not ended:
+    if not 0 < len(ended) < total:
         return None
     current = next((now - row.started for row in rounds if row.ended is None), 0.0)
     return max(0.0, mean(ended[-RECENT:]) * (total - len(ended)) - current)
@@ -180,7 +180,7 @@ def _header(found: Mapping[str, Any]) -> str:
     best = max(found["score"], key=lambda point: point[1], default=None)
     score = f", score {found['score'][-1][1]:.4g} (best {best[1]:.4g}, round {best[0]})" if best else ""
     traffic = f"down {size(found['bytes_down'])}, up {size(found['bytes_up'])}"
-    lines = [f"{plain(found['name'], 60)}: {state}", f"[{'#' * filled}{'.' * (30 - filled)}] {traffic}{score}"]
+    lines = [f"{plain(found['name'] or 'Federation', 60)}: {state}", f"[{'#' * filled}{'.' * (30 - filled)}] {traffic}{score}"]
     return "\n".join([*lines, *([plain(found["message"], REASON_WIDTH)] if found["message"] else [])])
 
 

@@ -101,7 +101,7 @@ def test_the_time_left_is_that_of_the_last_rounds():
     assert seconds_left(rounds, 4, now=260.0) == 100.0
     assert seconds_left([*rounds, current], 4, now=320.0) == 80.0
     assert seconds_left([*rounds, current], 4, now=9000.0) == 0.0
-    assert seconds_left([current], 4, now=320.0) is None
+    assert seconds_left([current], 4, now=320.0) is None and seconds_left(rounds, 2, now=260.0) is None
 
 
 def site(
