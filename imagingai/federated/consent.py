@@ -28,10 +28,7 @@ def summary(invitation: Invitation) -> list[tuple[str, str]]:
         ("Leaves once", _leaves_once(config)),
         ("Never leaves", _stays(config)),
         ("Privacy", " ".join(_privacy(config))),
-        (
-            "Where it goes",
-            f"{config.address}, encrypted (HTTPS). This computer calls there and accepts no calls; its internet address is seen.",
-        ),
+        ("Where it goes", f"{config.address}, encrypted (HTTPS). This computer calls there and takes no calls; its address is seen."),
         ("Who gets the model", "The coordinator and all sites of the federation."),
         ("Valid", f"from {day_of(invitation.created)} to {day_of(invitation.expires)}"),
         ("Key of the coordinator", f"{spoken(fingerprint(invitation.signer))}. Compare it by telephone: it proves who has signed."),
@@ -68,7 +65,7 @@ def _leaves_often(invitation: Invitation) -> str:
     numbers = sum(math.prod(shape) for shape in invitation.tensors.values())
     return (
         f"Weights of the network: {len(invitation.tensors)} tensors with {numbers:,} numbers, {_size(invitation.megabytes)}. "
-        "With them the numbers of training and of held-out cases, the loss, how good the model was on the held-out cases, and the time it took."
+        "With them the numbers of training and of held-out cases, the loss, how good the model was on the held-out cases, the time it took."
     )
 
 
@@ -99,17 +96,15 @@ def _stays(config: ProjectConfig) -> str:
 
 def _privacy(config: ProjectConfig) -> list[str]:
     """What protects the data, and what does not."""
-    if config.epsilon:
-        first = (
-            f"Differential privacy: the weights of all rounds together tell at most epsilon {config.epsilon:g} about one case "
-            f"(delta {config.delta:g}); the smaller the better, and above about 10 it promises little. "
-            "Numbers of cases, losses and scores leave without noise."
-        )
-    else:
-        first = "No differential privacy: an expert who has the weights of this site may be able to tell that a case was in the training."
-    if config.secure_aggregation:
-        return [
-            first,
-            "Secure aggregation: the aggregator sees only the sum of the weights of all sites, unless it works with other sites.",
-        ]
-    return [first, "No secure aggregation: the aggregator sees the weights of this site by themselves."]
+    return [
+        f"Differential privacy: the weights of all rounds together tell at most epsilon {config.epsilon:g} about one case "
+        f"(delta {config.delta:g}); the smaller the better, and above about 10 it promises little. "
+        "Numbers of cases, losses and scores leave without noise."
+        if config.epsilon
+        else "No differential privacy: an expert who has the weights of this site may be able to tell that a case was in the training, "
+        "or to make out parts of it.",
+        "Secure aggregation: the aggregator sees the mean of the weights and scores of all sites, and of this site only the number of its "
+        "cases; unless half of the sites help it, or it alters what the sites send to each other."
+        if config.secure_aggregation
+        else "No secure aggregation: the aggregator sees the weights of this site by themselves.",
+    ]

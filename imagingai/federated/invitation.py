@@ -76,7 +76,7 @@ class Invitation:
     @property
     def megabytes(self) -> float:
         """Size of the tensors that leave in a round."""
-        width = 2 if self.config.exchange == "float16" else 4
+        width = 2 if self.config.exchange == "float16" and not self.config.secure_aggregation else 4  # masked: always 4
         return sum(math.prod(shape) for shape in self.tensors.values()) * width / 1e6
 
 

@@ -301,11 +301,12 @@ def test_the_summary_follows_the_settings(invitation):
     assert "last layers" in said(invitation, private="head")["Never leaves"]
     assert "running statistics" in said(invitation, private="statistics")["Never leaves"]
     assert "480 numbers, 0.96 kB" in said(invitation, exchange="float16")["Leaves in every round"]
+    assert "480 numbers, 1.92 kB" in said(invitation, exchange="float16", secure_aggregation=True)["Leaves in every round"]
     assert "about 60 s" in said(invitation, seconds=60.0)["How"]
     assert "goes on alone for 2 x all cases" in said(invitation, fine_tune=2.0)["How"]
     private = said(invitation, epsilon=3.0)["Privacy"]
     assert "epsilon 3 about one case (delta 1e-05)" in private and "leave without noise" in private
-    assert "only the sum of the weights" in said(invitation, secure_aggregation=True)["Privacy"]
+    assert "sees the mean of the weights and scores of all sites" in said(invitation, secure_aggregation=True)["Privacy"]
 
 
 @pytest.mark.parametrize(
