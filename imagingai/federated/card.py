@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean
 from typing import Any
 
 from imagingai import __version__
@@ -54,25 +53,20 @@ def model_card(project: Project, store: Store, facts: Mapping[str, str]) -> str:
     """
     config, found, rounds, updates = project.config, snapshot(store), store.rounds(), store.updates()
     chosen = found["chosen"] or found["done"]
-    final = store.get("final", {"mean": {}, "sites": {}})
-    measured = {row.site: row.metrics for row in updates if row.round == chosen + 1 and row.state == "counted"} or final["sites"]
-    lines = [f"# {escape(config.name)}", "", *_what(project, rounds, chosen, facts), ""]
-    lines += ["## Who trained it", "", *_sites(updates, chosen, found["sites"]), *_labels(config, store), ""]
-    lines += [
-        "## How good it is",
-        "",
-        f"The model of round {chosen} on the held-out cases of each site, and the mean in which every site counts the same:",
-        "",
-        *_figures(measured),
-        "",
-    ]
-    lines += ["## How it was trained", "", *(f"- {text}" for text in methods(config)), "", *_settings(config), ""]
-    lines += ["## Rounds", "", *_rounds(found, chosen), "", "## What was left out", "", *_left_out(updates), ""]
-    lines += ["## Privacy", "", *(f"- {text}" for text in _privacy(config, updates)), ""]
-    traffic = f"{size(found['bytes_down'])} went to the sites and {size(found['bytes_up'])} came from them (weights)."
-    lines += ["## Traffic", "", traffic, "", "## Limits", "", *(f"- {text}" for text in _limits(config, found["sites"])), ""]
-    lines += ["## License", "", "TO BE FILLED IN by the coordinator: who may use this model, for what, and whom to cite.", ""]
-    return "\n".join([*lines, "## How to use it", "", *_use(config), ""])
+    sections = {
+        "Who trained it": [*_sites(updates, chosen, found["sites"]), *_labels(config, store)],
+        "How good it is": [f"The model of round {chosen} on the held-out cases of the sites:", "", *_figures(*_measured(store, chosen))],
+        "How it was trained": [*(f"- {text}" for text in methods(config)), "", *_settings(config)],
+        "Rounds": _rounds(found, chosen),
+        "What was left out": _left_out(updates),
+        "Privacy": [f"- {text}" for text in _privacy(config, updates)],
+        "Traffic": [f"{size(found['bytes_down'])} went to the sites and {size(found['bytes_up'])} came from them (weights)."],
+        "Limits": [f"- {text}" for text in _limits(config, found["sites"])],
+        "License": ["TO BE FILLED IN by the coordinator: who may use this model, for what, and whom to cite."],
+        "How to use it": _use(config),
+    }
+    head = "\n".join([f"# {escape(config.name)}", "", *_what(project, rounds, chosen, facts), ""])
+    return head + "".join(f"\n## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items())
 
 
 def methods(config: ProjectConfig) -> list[str]:
@@ -131,15 +125,22 @@ def _labels(config: ProjectConfig, store: Store) -> list[str]:
     return ["", f"Label distribution of all sites together: {text}."]
 
 
-def _figures(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Site by figure, and the mean over sites."""
-    if not measured:
-        return ["It was not measured: no site holds cases out."]
-    names = sorted({name for row in measured.values() for name in row if name.endswith("_before") and figure(row, name) is not None})
-    rows = [[escape(site), *(_number(figure(row, name)) for name in names)] for site, row in measured.items()]
-    told = [[value for row in measured.values() if (value := figure(row, name)) is not None] for name in names]
-    rows.append(["mean", *(_number(mean(values)) for values in told)])
-    return table(("Site", *(name.removesuffix("_before") for name in names)), rows)
+def _measured(store: Store, chosen: int) -> tuple[dict[str, Mapping[str, Any]], Mapping[str, float]]:
+    """Figures of the model of a round: of each site (none with secure aggregation), and the mean of all."""
+    after = next((row for row in store.rounds() if row.number == chosen + 1 and row.ended), None)
+    if after is None:
+        final = store.get("final", {"mean": {}, "sites": {}})
+        return final["sites"], final["mean"]
+    return {row.site: row.metrics for row in store.updates(chosen + 1) if row.state == "counted"}, after.metrics
+
+
+def _figures(sites: Mapping[str, Mapping[str, Any]], means: Mapping[str, float]) -> list[str]:
+    names = sorted(name for name in means if name.endswith("_before"))
+    if not names:
+        return ["It was not measured."]
+    rows = [(escape(site), row) for site, row in sites.items() if figure(row, names[0]) is not None]
+    cells = [[site, *(_number(figure(row, name)) for name in names)] for site, row in [*rows, ("mean, weighted by cases", means)]]
+    return table(("Site", *(name.removesuffix("_before") for name in names)), cells)
 
 
 def _settings(config: ProjectConfig) -> list[str]:

@@ -61,14 +61,20 @@ def test_the_card_tells_who_trained_the_model_and_how_good_it_is(tmp_path):
     assert "- Contact: ask us" in card
     head, a, b = rows_below(card, "Who trained it")
     assert a == ["a", "30", "3", "3", "0.25", "1.5"] and b == ["b", "90", "9", "2", "0.75", "1.5"] and head[4] == "Weight in round 2"
-    measured = [["Site", "score"], ["a", "0.905"], ["b", "0.965"], ["mean", "0.935"]]
+    measured = [["Site", "score"], ["a", "0.905"], ["b", "0.965"], ["mean, weighted by cases", "0.875"]]
     assert rows_below(card, "How good it is") == measured, "at the beginning of round 3"
     assert "6.0 MB went to the sites and 4.5 MB came from them" in card
 
 
 def test_the_last_round_has_been_measured_at_the_end(tmp_path):
     card = model_card(*trained(tmp_path, chosen=3), {})
-    assert rows_below(card, "How good it is")[1:] == [["a", "0.7188"], ["b", "0.7812"], ["mean", "0.75"]]
+    assert rows_below(card, "How good it is")[1:] == [["a", "0.7188"], ["b", "0.7812"], ["mean, weighted by cases", "0.75"]]
+
+
+def test_with_secure_aggregation_only_the_mean_is_known(tmp_path):
+    project, store = trained(tmp_path, chosen=3)
+    store.set("final", {"mean": {"score_before": 0.75}, "sites": {"a": {"num-examples": 30}}})
+    assert rows_below(model_card(project, store, {}), "How good it is")[1:] == [["mean, weighted by cases", "0.75"]]
 
 
 def test_the_rounds_and_what_was_left_out(tmp_path):
@@ -129,7 +135,7 @@ def test_what_the_sites_shared_of_their_labels(tmp_path):
 def test_a_federation_without_rounds_or_held_out_cases_has_a_card(tmp_path):
     store = Store(tmp_path / "federation.db")
     card = model_card(Project(CONFIG, tmp_path / "project.toml", tmp_path), store, {})
-    assert "- Trained: not yet" in card and "It was not measured: no site holds cases out." in card and "Nothing." in card
+    assert "- Trained: not yet" in card and "It was not measured." in card and "Nothing." in card
 
 
 def test_text_from_outside_is_one_line_without_markup():
