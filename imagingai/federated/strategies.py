@@ -103,7 +103,8 @@ def fair(replies: Sequence[Message], current: ArrayRecord, *, q: float, rate: fl
 
     Delta_k = L (w - w_k), L = 1 / learning rate; w <- w - sum p_k F_k^q Delta_k / sum p_k (q F_k^(q-1) |Delta_k|^2 + L F_k^q).
     q = 0 is FedAvg; sites of equal size give what Flower's QFedAvg gives. F_k: loss of the received model. In the survey, section 3.3.2,
-    sites where the model is bad count more in the same way (Hosseini et al. 2023).
+    sites where the model is bad count more in the same way (Hosseini et al. 2023). Long updates shorten the step, so that a large q
+    with many local epochs hardly moves.
     """
     shares, step = by_examples(replies, current), 1 / rate
     losses = np.array([_metrics(reply)[loss] for reply in replies], float) + 1e-10
