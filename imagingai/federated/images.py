@@ -41,6 +41,11 @@ def build(project: ProjectConfig) -> nn.Module:
     outputs, dimension = outputs_of(project), project.dimension
     if max(patch_of(project)) <= REDUCTION:
         raise InputError(f"--patch {' '.join(map(str, project.patch))} is too small: the network needs more than {REDUCTION} voxels.")
+    if project.harmonization == "nyul":
+        if project.intensity == "ct":
+            raise InputError("--harmonization nyul changes the Hounsfield units that --intensity ct keeps. Leave one of them out.")
+        if project.channels > 1 and len(project.values) != project.channels:
+            raise InputError(f"--harmonization nyul knows one contrast, and a case has {project.channels} images. Leave it out.")
     norm = ("instance", {"affine": True}) if project.normalization == "instance" else "batch"
     if project.size != "small":
         if project.epsilon:

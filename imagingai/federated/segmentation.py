@@ -44,6 +44,8 @@ def describe(project: ProjectConfig) -> ModelDescription:
         raise InputError(f"--augmentation {project.augmentation} is for image-classification; segmentation has auto or none.")
     if project.harmonization != "none":
         raise InputError("--harmonization nyul is for image-classification; segmentation learns any contrast by its augmentation.")
+    if project.values and len(project.values) != len(project.classes):
+        raise InputError(f"--classes has {len(project.classes)} names, and --values {len(project.values)} values: give one for each name.")
     values = project.values or tuple(range(1, len(project.classes) + 1))
     found = Survey((0, *values), {}, (), project.dimension, project.channels, False, ())
     wanted = TrainSegmentationConfig(

@@ -34,9 +34,9 @@ def table_site(folder: Path, count: int = 12, seed: int = 0) -> dict[str, Path]:
 
 
 def image_site(folder: Path, count: int = 6, dimension: int = 2, size: int = 24, gain: float = 1.0) -> dict[str, Path]:
-    """The inputs of a site with images of a block, bright in every second case, with its labels (1: left half, 2: right half)."""
+    """The inputs of a site with images of a block, in every second case with a hole, and its labels (1: left half, 2: right half)."""
     random, shape = np.random.default_rng(count), (size,) * dimension + (1,) * (3 - dimension)
-    block = tuple(slice(size // 3, 2 * size // 3) if n > 1 else slice(None) for n in shape)
+    block, hole = (tuple(slice(a, size - a) if n > 1 else slice(None) for n in shape) for a in (size // 3, size // 3 + 2))
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     labels = np.zeros(shape, np.uint8)
@@ -44,8 +44,8 @@ def image_site(folder: Path, count: int = 6, dimension: int = 2, size: int = 24,
     labels[size // 2 :][labels[size // 2 :] > 0] = 2
     for k in range(count):
         image = 0.1 * random.random(shape).astype(np.float32)
-        image[block] += 0.5 + 0.5 * (k % 2)
-        image[0, 0] = 2.0  # the same brightest voxel in all
+        image[block] += 1
+        image[hole] -= k % 2
         save(Volume.from_array(gain * image), folder / "images" / f"p{k:02d}.nii.gz")
         save(Volume.from_array(labels), folder / "labels" / f"p{k:02d}.nii.gz")
     cases = [f"p{k:02d}" for k in range(count)]
