@@ -17,8 +17,7 @@ from imagingai.errors import InputError
 from imagingai.federated import invitation as module
 from imagingai.federated.certificates import ensure_certificates
 from imagingai.federated.config import ProjectConfig
-from imagingai.federated.consent import summary
-from imagingai.federated.invitation import Invitation, check_accepted, invite, read_invitation, verify, write_invitation
+from imagingai.federated.invitation import Invitation, invite, read_invitation, verify, write_invitation
 from imagingai.federated.keys import fingerprint, make_coordinator_key, make_site_key, public_text
 from imagingai.federated.packages import FLOWER
 from imagingai.federated.project import Project
@@ -247,16 +246,6 @@ def test_settings_out_of_their_limits(file, invitation):
         assert sentence in text and text.endswith(AGAIN)
 
 
-def test_consent_needs_the_fingerprint(invitation):
-    digits = invitation.fingerprint
-    way = f"Read it with `imagingai federated show`, and agree with: --accept {digits[:8]}"
-    for accept in (digits[:8], digits, digits[:8].upper(), f"{digits[:4]} {digits[4:8]}"):
-        check_accepted(invitation, accept)
-    assert fails_with(check_accepted, invitation, "") == f"Nobody has agreed to this invitation. {way}"
-    for accept in ("yes", digits[:7], "0" * 8, f"{digits}0"):
-        assert fails_with(check_accepted, invitation, accept) == f"--accept {accept} is not the fingerprint of this invitation. {way}"
-
-
 def test_a_project_that_does_not_say_who_asks(project, key):
     for name in ("name", "coordinator", "purpose"):
         anonymous = dataclasses.replace(project, config=dataclasses.replace(project.config, **{name: " "}))
@@ -269,67 +258,6 @@ def test_days_and_names_that_cannot_be(project, key):
         text = fails_with(invite, project, "hospital_a", make_site_key(key), days, SHARES)
         assert text == f"--days is {days:g}; it must lie between 0 and 1000."
     assert fails_with(invite, project, "../a", make_site_key(key), 30, SHARES).startswith("'../a' cannot be the name of a site.")
-
-
-# --- what the person reads who agrees
-
-
-def said(invitation, **settings):
-    """The summary with other settings, as a dictionary."""
-    return dict(summary(dataclasses.replace(invitation, config=dataclasses.replace(invitation.config, **settings))))
-
-
-def test_the_summary_says_who_asks_what_leaves_and_how_it_is_protected(invitation):
-    text = said(invitation)
-    assert text["Who asks"] == "Dr. Grün, Clinic A, +49 30 1234, for the federation Five clinics"
-    assert text["What for"] == "Find the hippocampus."
-    assert text["What is learned"] == "Segmentation of hippocampus in 3-D images. Network: fast."
-    assert text["How"].startswith("10 rounds. In each, this computer trains (1 x all cases) and sends the changed weights;")
-    assert text["Leaves in every round"].startswith("Weights of the network: 3 tensors with 480 numbers, 1.92 kB. With them the numbers")
-    assert text["Leaves once"] == "Nothing else."
-    assert text["Never leaves"].startswith("Images, labels, names of files and cases, the site's private key.")
-    assert text["Where it goes"].startswith("federation.clinic.org:8443, encrypted (HTTPS).")
-    assert text["Privacy"].startswith("No differential privacy:") and "the weights of this site by themselves" in text["Privacy"]
-    assert text["Fingerprint"] == f"{invitation.fingerprint[:8]} (of this invitation)"
-    assert text["Valid"].endswith("UTC")
-
-
-def test_the_summary_follows_the_settings(invitation):
-    assert "of each class" in said(invitation, label_weighting=True)["Leaves once"]
-    assert "histogram" in said(invitation, harmonization="nyul")["Leaves once"]
-    assert "normalization layers" in said(invitation, private="norm")["Never leaves"]
-    assert "last layers" in said(invitation, private="head")["Never leaves"]
-    assert "running statistics" in said(invitation, private="statistics")["Never leaves"]
-    assert "480 numbers, 0.96 kB" in said(invitation, exchange="float16")["Leaves in every round"]
-    assert "480 numbers, 1.92 kB" in said(invitation, exchange="float16", secure_aggregation=True)["Leaves in every round"]
-    assert "about 60 s" in said(invitation, seconds=60.0)["How"]
-    assert "goes on alone for 2 x all cases" in said(invitation, fine_tune=2.0)["How"]
-    private = said(invitation, epsilon=3.0)["Privacy"]
-    assert "epsilon 3 about one case (delta 1e-05)" in private and "leave without noise" in private
-    assert "sees the mean of the weights and scores of all sites" in said(invitation, secure_aggregation=True)["Privacy"]
-
-
-@pytest.mark.parametrize(
-    "settings, sentence",
-    [
-        ({"task": "image-classification", "classes": ("healthy", "ill")}, "Classification of 3-D images as healthy, ill. Network: small."),
-        (
-            {"task": "roi-classification", "classes": ("healthy", "ill"), "features": ("left", "right")},
-            "Classification as healthy, ill from the columns of a table: left, right. Network: linear.",
-        ),
-        (
-            {"task": "roi-regression", "features": tuple("abcdefghijkl"), "target": "age"},
-            "Prediction of age from the columns of a table: a, b, c, d, e, f, g, h, i, j and 2 more. Network: linear.",
-        ),
-    ],
-)
-def test_the_summary_of_every_task(invitation, settings, sentence):
-    assert said(invitation, **settings)["What is learned"] == sentence
-
-
-def test_the_summary_cannot_play_with_the_terminal(invitation):
-    text = said(invitation, purpose="Research\x1b[2J\nNever leaves  all\u202e")
-    assert text["What for"] == "Research [2J Never leaves  all "
 
 
 def test_reading_and_showing_needs_the_standard_library_only(file):
