@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -28,6 +29,7 @@ def snapshot(store: Store, last_events: int = 200) -> dict[str, Any]:
     facts, sites, rounds, updates = store.facts(), store.sites(), store.rounds(), store.updates()
     now, state, total = time.time(), facts.get("state", "waiting"), facts.get("rounds", 0)
     final = facts.get("final", {"mean": {}, "sites": {}})
+    by_round = {number: list(group) for number, group in groupby(updates, key=lambda update: update.round)}
     found = {
         "name": facts.get("name", ""),
         "state": state,
@@ -40,7 +42,7 @@ def snapshot(store: Store, last_events: int = 200) -> dict[str, Any]:
         "chosen": facts.get("chosen"),
         "seconds_left": seconds_left(rounds, total, now) if state == "running" else None,
         "sites": [_site(site, rounds, updates, final["sites"].get(site.name, {}), total) for site in sites],
-        "history": [_round(row, [update for update in updates if update.round == row.number]) for row in rounds[-HISTORY:]],
+        "history": [_round(row, by_round.get(row.number, [])) for row in rounds[-HISTORY:]],
         "events": [{"time": row.time, "level": row.level, "text": row.text} for row in store.events(last_events)],
     }
     for site, row in zip(sites, found["sites"], strict=True):
