@@ -111,7 +111,7 @@ class FederatedClientWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return run
 
     def askConsent(self) -> bool:
-        text = _("Learned from: {data}. All that is exchanged is written down in {folder}.")
+        text = _("{data}. All that is exchanged is written down in {folder}.")
         data = ", ".join(path for name, path in self.data.checked.inputs.items() if name != "invitation")
         text = text.format(data=data, folder=self.folder())
         return askConsent(self.resourcePath("UI/FederatedClientConsent.ui"), self.invitation.invitation, text)
@@ -150,7 +150,7 @@ class FederatedClientWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def updateSteps(self, _value=None) -> None:
         checked = self.data.current()
         self.join.ui.warningsBox.visible = checked is not None and checked.verdict == "look"
-        self.join.ui.stepsLabel.text = stepsText(self.steps())
+        self.join.ui.stepsLabel.text = stepsText(self.invitation.invitation, self.steps())
         self.join.updateApply()
 
     # --- what is chosen

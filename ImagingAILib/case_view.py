@@ -209,9 +209,10 @@ def fillTable(table, columns: list[str], rows: list[tuple[str, ...]], isLong: bo
     for row, texts in enumerate(rows):
         for column, text in enumerate(texts):
             table.setItem(row, column, qt.QTableWidgetItem(text))
+    header = table.horizontalHeader()
+    header.setStretchLastSection(False)  # so that it stretches anew
     table.resizeColumnsToContents()
     table.resizeRowsToContents()
-    header = table.horizontalHeader()
     header.highlightSections = False
     header.defaultAlignment = qt.Qt.AlignLeft | qt.Qt.AlignVCenter
     if isLong:

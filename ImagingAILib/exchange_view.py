@@ -98,7 +98,7 @@ class RunningView:
             self.ui.exchangesTable.item(number, 2).setToolTip(row.get("reason", ""))
             self.ui.exchangesTable.item(number, 4).setToolTip(row.get("sha256", ""))
         sent, received = ([row.get("bytes", 0) / 1e6 for row in log if row["event"] == event] for event in ("sent", "received"))
-        text = _("{out} answers with {sent:.1f} MB have left this site; {come} instructions with {received:.1f} MB have come.")
+        text = _("Answers that left this site: {out}, {sent:.1f} MB. Instructions that came: {come}, {received:.1f} MB.")
         known = {"out": len(sent), "sent": sum(sent), "come": len(received), "received": sum(received)}
         self.ui.totalLabel.text = text.format(**known) if log else _("Nothing has been exchanged.")
         file = self.follower.audit if self.follower else None

@@ -31,15 +31,18 @@ class InvitationView:
 
     def read(self, path: str) -> None:
         """Show an invitation, or why it cannot be read."""
-        self.invitation, text = None, _("Choose the invitation. The coordinator needs the public part of this site's key to write it.")
+        ui, self.invitation = self.ui, None
+        ui.hintLabel.text = _("The coordinator writes your invitation once you have sent the public part of this site's key.")
         if path:
             try:
                 self.invitation = invitations.read_invitation(path)
-                text = summaryText(self.invitation)
+                ui.summaryText.html = "".join(
+                    f"<p><b>{escape(title)}</b><br>{escape(text)}</p>" for title, text in summary(self.invitation)
+                )
             except ImagingAIError as error:
-                text = escape(str(error))
-        self.ui.summaryLabel.text = text
-        self.ui.keySection.collapsed = self.invitation is not None and not self.problem()
+                ui.hintLabel.text = str(error)
+        ui.summaryText.visible, ui.hintLabel.visible = self.invitation is not None, self.invitation is None
+        ui.keySection.collapsed = self.invitation is not None and not self.problem()
         self.showKey()
 
     def problem(self) -> str:
@@ -83,17 +86,6 @@ class InvitationView:
                 shutil.copyfile(federation.publicFile(), place)
         except (install.InstallError, OSError) as error:
             slicer.util.errorDisplay(str(error), windowTitle=_("ImagingAI"))
-
-
-def summaryText(invitation: invitations.Invitation) -> str:
-    """What an invitation means, as a table."""
-    rows = [
-        f'<tr><td style="padding:2px 8px 2px 0"><b>{escape(title)}</b></td><td style="padding:2px 0">{escape(text)}</td></tr>'.replace(
-            "\n", "<br>"
-        )
-        for title, text in summary(invitation)
-    ]
-    return f"<table>{''.join(rows)}</table>"
 
 
 class FlowerPanel(TaskPanel):
@@ -147,7 +139,9 @@ def askConsent(path: str, invitation: invitations.Invitation, data: str) -> bool
     dialog = slicer.util.loadUI(path)
     ui = slicer.util.childWidgetVariables(dialog)
     dialog.setWindowTitle(_("Join {name}?").format(name=invitation.config.name))
-    ui.summaryText.html = summaryText(invitation) + "<p>" + escape(data) + "</p>"
+    row = '<tr><td style="padding:3px 10px 3px 0"><b>{title}</b></td><td style="padding:3px 0">{text}</td></tr>'
+    rows = [row.format(title=escape(title), text=escape(text)) for title, text in [*summary(invitation), (_("Your data"), data)]]
+    ui.summaryText.html = f"<table>{''.join(rows)}</table>"
     join = ui.buttonBox.button(qt.QDialogButtonBox.Ok)
     join.text, join.enabled = _("Join"), False
     ui.agreeBox.connect("toggled(bool)", lambda isAgreed: setattr(join, "enabled", isAgreed))
@@ -156,7 +150,9 @@ def askConsent(path: str, invitation: invitations.Invitation, data: str) -> bool
     return bool(dialog.exec_())
 
 
-def stepsText(steps: list[tuple[bool, str]]) -> str:
-    """What has been done, and what is left to do before this site can join."""
+def stepsText(invitation: invitations.Invitation | None, steps: list[tuple[bool, str]]) -> str:
+    """What is joined, what has been done, and what is left to do before."""
     marks = {True: f'<span style="color:{LIGHTS["good"]}">✓</span>', False: "○"}
-    return "".join(f'<p style="margin:2px 0">{marks[isDone]} {escape(text)}</p>' for isDone, text in steps)
+    title = _("{name}, as {site}").format(name=invitation.config.name, site=invitation.site) if invitation else ""
+    lines = "".join(f"<tr><td>{marks[isDone]}&nbsp;</td><td>{escape(text)}</td></tr>" for isDone, text in steps)
+    return f"<b>{escape(title)}</b><table>{lines}</table>"

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ["imagingai", "ImagingAILib", "DeepSimRegistration", "UncertaintySeg"]
-MODULES = ["DeepSimRegistration", "UncertaintySeg"]
+FOLDERS = ["imagingai", "ImagingAILib", "DeepSimRegistration", "UncertaintySeg", "FederatedClient"]
+MODULES = ["DeepSimRegistration", "UncertaintySeg", "FederatedClient"]
 REPOSITORY = "https://github.com/ImagingAI/SlicerImagingAI"
 RAW = "https://raw.githubusercontent.com/ImagingAI/SlicerImagingAI/main/"
 BUNDLED = {"slicer", "vtk", "qt", "ctk", "numpy", "SimpleITK"}  # with Slicer 5.10 and newer
@@ -100,10 +100,14 @@ def python(folder: Path, *arguments: str) -> str:
 
 def test_the_installed_library_runs_and_has_its_weights(scriptedModules):
     code = """
-import importlib, pkgutil, imagingai
+import importlib, pkgutil, sys, imagingai
+from imagingai.federated import packages
 print(imagingai.__file__)
+hasFlower = sys.version_info >= (3, 11)
+if hasFlower:
+    packages.activate()
 for module in pkgutil.walk_packages(imagingai.__path__, "imagingai."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__") and (hasFlower or not module.name.startswith("imagingai.federated.")):
         importlib.import_module(module.name)
 """
     assert Path(python(scriptedModules, "-c", code).strip()).is_relative_to(scriptedModules)
@@ -179,6 +183,8 @@ def test_the_requirements_cover_what_the_library_imports():
     required = {line.partition(">=")[0] for line in lines if line and not line.startswith("#")}
     needed = {name.split(".")[0] for file in (ROOT / "imagingai").rglob("*.py") for name in imports(file, everywhere=True)}
     needed -= set(sys.stdlib_module_names) | {"numpy", "SimpleITK", "imagingai", "PIL", "pydicom"}  # matplotlib brings PIL
+    flower = (ROOT / "imagingai/federated/flower-requirements.txt").read_text(encoding="utf-8")  # in a folder of its own
+    needed -= {re.split(r"\W", line)[0] for line in flower.splitlines()} | {"flwr"}
     assert needed == required
 
 
@@ -247,7 +253,9 @@ def test_a_clone_is_below_100_megabytes():
     assert (int(sizes["size"]) + int(sizes["size-pack"])) * 1024 + tree < 100e6
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/install-slicer.md", "docs/modules/UncertaintySeg.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/install-slicer.md", "docs/modules/UncertaintySeg.md", "docs/modules/FederatedClient.md"]
+)
 def test_links_and_pictures_of_a_page_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import imagingai
+from imagingai.federated import packages
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "DeepSimRegistration/Resources/DeepSimRegistrationRequirements.txt"
@@ -45,10 +46,10 @@ class FakeSlicer:
         monkeypatch.setattr(self.install, "_version", self.installed.get)
 
     def pipInstall(self, requirements: list[str], constraints: Path | None = None, requester: str = "") -> None:
-        if constraints is None:
+        if "--constraint" in requirements:
             at = requirements.index("--constraint")
             requirements, constraints = requirements[:at] + requirements[at + 2 :], requirements[at + 1]
-        self.pip.append({"asked": requirements, "kept": Path(constraints).read_text(encoding="utf-8").split()})
+        self.pip.append({"asked": requirements, "kept": Path(constraints).read_text(encoding="utf-8").split() if constraints else []})
         if self.pipCode:
             raise subprocess.CalledProcessError(self.pipCode, "pip")
         if self.pipInstalls:
@@ -138,6 +139,54 @@ def test_a_wheel_folder_replaces_the_network_for_torch_as_well(slicer, tmp_path)
     assert slicer.install.ensure(REQUIREMENTS, lambda text: str(tmp_path) in text) is True
     assert calls == []
     assert all(call["asked"][-3:] == ["--no-index", "--find-links", str(tmp_path)] for call in slicer.pip)
+
+
+@pytest.fixture
+def flowerFolder(slicer, tmp_path, monkeypatch):
+    """Where Flower is to be installed; all other packages are there."""
+    monkeypatch.setenv("IMAGINGAI_FLOWER", str(tmp_path / "flower"))
+    slicer.installed |= {"torch": "2.7", "safetensors": "0.5", "matplotlib": "3.9"}
+    plain = slicer.pipInstall
+
+    def pipInstall(arguments, **options):
+        (tmp_path / "flower").mkdir(exist_ok=True)
+        plain(arguments, **options)
+
+    for name in ("slicer.packaging", "slicer.util"):
+        if hasattr(sys.modules[name], "pip_install"):
+            monkeypatch.setattr(sys.modules[name], "pip_install", pipInstall)
+    return tmp_path / "flower"
+
+
+def test_flower_goes_into_a_folder_of_its_own(slicer, flowerFolder, tmp_path):
+    questions = []
+    assert slicer.install.ensure(REQUIREMENTS, lambda text: pytest.fail(text)) is True, "other modules do not ask for it"
+    assert slicer.install.ensure(REQUIREMENTS, lambda text: questions.append(text), flower=True) is False
+    assert str(flowerFolder) in questions[0] and "170 MB" in questions[0] and slicer.pip == []
+    slicer.settings["ImagingAI/WheelFolder"] = str(tmp_path)
+    assert slicer.install.ensure(REQUIREMENTS, lambda text: True, flower=True) is True
+    (call,) = slicer.pip
+    assert call["asked"][:4] == ["--no-deps", "--upgrade", "--target", str(flowerFolder)] and call["kept"] == []
+    assert call["asked"][-5:-2] == ["--no-index", "--find-links", str(tmp_path)]
+    assert slicer.install.ensure(REQUIREMENTS, lambda text: pytest.fail(text), flower=True) is True, "it is asked once"
+
+
+def test_a_flower_that_could_not_be_installed_is_asked_for_again(slicer, flowerFolder):
+    slicer.pipCode = 1
+    with pytest.raises(slicer.install.InstallError, match="while it installed Flower"):
+        slicer.install.ensure(REQUIREMENTS, lambda text: True, flower=True)
+    slicer.pipCode = 0
+    assert slicer.install.ensure(REQUIREMENTS, lambda text: False, flower=True) is False
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Flower needs Python 3.11")
+def test_another_python_needs_its_own_flower(slicer, tmp_path):
+    slicer.settings["ImagingAI/Python"] = sys.executable
+    slicer.startup["IMAGINGAI_FLOWER"] = str(tmp_path)
+    with pytest.raises(slicer.install.InstallError, match=r"has no Flower\. Install it there with: .* -m imagingai federated install"):
+        slicer.install.ensure(REQUIREMENTS, lambda text: pytest.fail(text), flower=True)
+    (tmp_path / packages.MARK).write_text(packages.REQUIREMENTS.read_text(encoding="utf-8"), encoding="utf-8")
+    assert slicer.install.ensure(REQUIREMENTS, lambda text: pytest.fail(text), flower=True) is True
 
 
 def test_errors_say_the_cause_and_the_way_out(slicer, tmp_path):

@@ -158,6 +158,17 @@ def test_kill_ends_a_registration_at_once_and_leaves_no_half_written_file(proces
         os.waitpid(pid, os.WNOHANG)  # it was waited for: no zombie
 
 
+def test_a_child_that_is_let_go_stops_by_itself_and_cleans_up(process):
+    running = process(iterations=[10000], preview=True)
+    running.start()
+    pid = running._process.pid
+    until(has_started(running))
+    running.release()
+    assert not running.running and running.result["state"] == "cancelled"
+    until(lambda: (running.folder / "result.json").exists() and not alive(pid), 10)
+    assert job.read_result(running.folder)["state"] == "cancelled" and ".partial" not in names(running.folder)
+
+
 PARENT = """
 import os, sys, time, types
 from pathlib import Path

@@ -136,9 +136,9 @@ def folderOf(study) -> Path:
 
 def test_the_invitation_is_shown_before_anything_else(host, panel, study, typeText):
     ui = panel.invitation.ui
-    assert "Choose the invitation" in ui.summaryLabel.text
+    assert ui.hintLabel.visible and not ui.summaryText.visible and not ui.keySection.collapsed
     typeText(ui.invitationFile, str(study / "hospital_a.invitation"))
-    text = ui.summaryLabel.text
+    text = ui.summaryText.toPlainText()
     for part in (
         PROJECT["coordinator"],
         PROJECT["purpose"],
@@ -198,7 +198,7 @@ def test_an_invitation_that_cannot_be_used(panel, study, typeText, settings, sen
 
 def test_a_file_that_is_no_invitation(panel, study, typeText):
     typeText(panel.invitation.ui.invitationFile, str(study / "table.csv"))
-    assert "is not an invitation" in panel.invitation.ui.summaryLabel.text
+    assert "is not an invitation" in panel.invitation.ui.hintLabel.text
     tab(panel, "Data")
     assert panel.data.ui.applyButton.toolTip == "Choose an invitation that can be read."
 
@@ -340,7 +340,7 @@ def test_every_exchange_is_listed(host, joined, study, waitUntil):
     newest = what.index("↑ weights")
     assert ui.exchangesTable.item(newest, 3).text() == "24.60" and ui.exchangesTable.item(newest, 4).text() == "a5a5a5a5a5a5"
     assert ui.exchangesTable.item(newest, 4).toolTip() == "a5" * 32
-    assert ui.totalLabel.text.startswith("5 answers with 123.0 MB have left this site; 5 instructions with 123.0 MB have come.")
+    assert ui.totalLabel.text == "Answers that left this site: 5, 123.0 MB. Instructions that came: 5, 123.0 MB."
     assert verify(folderOf(study) / "federation" / "audit.jsonl").broken is None
 
 
