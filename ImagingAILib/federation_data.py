@@ -139,7 +139,7 @@ class DataView(FolderResults):
         ui.countsTable.visible = bool(rows)
         ui.verdictLabel.text = verdictText(checked.verdict) if checked else ""
         items = "".join(f"<li>{escape(text)}</li>" for text in checked.result.get("problems", [])) if checked else ""
-        ui.problemsLabel.text = f'<ul style="margin:0 0 0 -22px">{items}</ul>'
+        ui.problemsLabel.text = f'<ul style="margin:0 0 0 -22px">{items}</ul>' if items else ""
         ui.verdictLabel.visible, ui.problemsLabel.visible = checked is not None, bool(items)
 
 
