@@ -129,11 +129,12 @@ class ProjectConfig:
             raise InputError(f"--network {self.network} is none of {self.task}. Choose from {', '.join(NETWORKS[self.task])}.")
         if self.secure_aggregation and self.strategy not in SUMS_ONLY:
             raise InputError(
-                f"--secure-aggregation shows the aggregator only the sum of the updates, and --strategy {self.strategy} looks at single sites. "
-                f"Choose one of {', '.join(SUMS_ONLY)}, or leave secure aggregation out."
+                f"--secure-aggregation shows the aggregator only the sum of the updates, and --strategy {self.strategy} looks at single "
+                f"sites. Choose one of {', '.join(SUMS_ONLY)}, or leave secure aggregation out."
             )
         for left, right, why in (
             ("epsilon", "label_weighting", "counts are shared without noise"),
+            ("seconds", "secure_aggregation", "the aggregator does not see how fast a site is"),
             ("fourier", "secure_aggregation", "each site merges by itself what it must not see"),
             ("epsilon", "seconds", "the privacy budget needs a fixed number of steps"),
         ):

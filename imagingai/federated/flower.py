@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from fastapi import FastAPI, Request
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
@@ -54,10 +53,12 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse, Response
 
 from imagingai.errors import InputError
+from imagingai.federated.keys import public_pem
 
 log = logging.getLogger(__name__)
 
 LARGEST = 32 << 20  # bytes of one request; Flower sends arrays in pieces of 5 MB
+SETTLED = 10.0  # seconds after which a reply has surely been taken
 HEARTBEAT = 15  # seconds; a site that is silent for two of them is offline
 REPLY_TIME = 30 * 86400.0  # seconds that a late reply is still taken, so that we know when a late site is free again
 Reply = dict[str, Any]
@@ -99,7 +100,7 @@ async def _limit_size(request: Request, call_next: Callable) -> Response:
 
 def register_node(state: Any, public_key: str) -> int:
     """Let the owner of this public key (OpenSSH text) in; returns the node's number. A known key keeps its number."""
-    key = public_key_to_bytes(load_ssh_public_key(public_key.encode()))
+    key = public_pem(public_key)
     return state.get_node_id_by_public_key(key) or state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
 
 
@@ -243,7 +244,7 @@ class Connection:
         self.node_id = self._call(self.client.ActivateNode, request).node_id
         self.node = Node(node_id=self.node_id)
         TaskIdentity.node_id, TaskIdentity.task_id = self.node_id, 0
-        self._over = threading.Event()
+        self._over, self._sent = threading.Event(), 0.0
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()
 
@@ -313,11 +314,13 @@ class Connection:
                 push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(answer.objects_to_push))
             except httpx.HTTPStatusError as error:  # the run has ended meanwhile
                 log.warning("the aggregator did not take the reply: %s", error)
+        self._sent = time.monotonic()
 
     def close(self) -> None:
-        """Leave: the aggregator knows at once."""
+        """Leave, and say so; right after a reply we say nothing, because Flower drops the replies of those who have left."""
         self._over.set()
-        self._quietly(self.client.DeactivateNode, DeactivateNodeRequest(node_id=self.node_id))
+        if time.monotonic() - self._sent > SETTLED:
+            self._quietly(self.client.DeactivateNode, DeactivateNodeRequest(node_id=self.node_id))
         self.client.__exit__(None, None, None)
 
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from imagingai.federated import packages
-from imagingai.federated.project import read_project
-from imagingai.federated.serve import end_with_parent, listen_at
+from imagingai.federated.processes import end_with_parent
+from imagingai.federated.project import Project, host_and_port, read_project
 
 
 def main(file: str) -> None:
@@ -30,6 +30,14 @@ def main(file: str) -> None:
         access_log=False,
         timeout_graceful_shutdown=3,
     )
+
+
+def listen_at(project: Project) -> tuple[str, int]:
+    """Where the aggregator listens: as the project says, or on the port of its address; only here if that address is only here."""
+    if project.config.listen:
+        return host_and_port(project.config.listen)
+    host, port = host_and_port(project.config.address)
+    return ("127.0.0.1" if host in ("127.0.0.1", "localhost") else "0.0.0.0", port)
 
 
 if __name__ == "__main__":

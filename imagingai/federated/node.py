@@ -17,8 +17,9 @@ from flwr.app import Message
 from imagingai.errors import Cancelled, ImagingAIError, InputError, JobFailed
 from imagingai.federated.audit import Audit
 from imagingai.federated.flower import Connection
-from imagingai.federated.messages import answer, read_question, refusal
-from imagingai.federated.site import Site, digest, size
+from imagingai.federated.member import Member
+from imagingai.federated.messages import bytes_in, instruction, plain, refusal
+from imagingai.federated.site import Site
 from imagingai.job import Report, write_json
 
 POLL = 1.0  # seconds between two questions for work
@@ -49,7 +50,7 @@ class Diary:
     @property
     def round(self) -> int:
         """The last round that this site has answered."""
-        return max((row["round"] for row in self.history), default=0)
+        return min(self.rounds, max((row["round"] for row in self.history), default=0))
 
     def add(self, row: dict[str, Any]) -> None:
         """A round is done; one that was repeated replaces its first try."""
@@ -89,7 +90,7 @@ def take_part(site: Site, address: str, ca: str, key: Any, job: str, diary: Diar
     check_line(address, ca, waiting)
     number_file = site.folder / "node.json"
     known = json.loads(number_file.read_text(encoding="utf-8"))["node_id"] if number_file.is_file() else 0
-    connection = Connection(address, ca.encode(), key, waiting, known)
+    connection, member = Connection(address, ca.encode(), key, waiting, known), Member(site)
     write_json(number_file, {"node_id": connection.node_id})
     diary.audit.write("connected", address=address)
     try:
@@ -102,7 +103,7 @@ def take_part(site: Site, address: str, ca: str, key: Any, job: str, diary: Diar
             if got is None:
                 time.sleep(POLL)
             else:
-                over = follow(site, connection, *got, job, diary)
+                over = follow(member, connection, *got, job, diary)
         diary.state("done", "The federation is over; its model is here.")
     except Cancelled:
         diary.audit.write("left")
@@ -112,31 +113,30 @@ def take_part(site: Site, address: str, ca: str, key: Any, job: str, diary: Diar
         connection.close()
 
 
-def follow(site: Site, connection: Connection, message: Message, job: str, agreed: str, diary: Diary) -> bool:
+def follow(member: Member, connection: Connection, message: Message, job: str, agreed: str, diary: Diary) -> bool:
     """Do one instruction and send the answer; True after the last one. What the invitation does not allow is refused."""
     began = time.time()
-    kind, weights, config = read_question(message)
-    number = int(config.get("server-round", 0))
-    diary.audit.write("received", kind=kind, round=number, bytes=size(weights), sha256=digest(weights))
+    kind, number = instruction(message)
+    diary.audit.write("received", kind=kind, round=number, bytes=bytes_in(message))
     try:
         if job != agreed:
             raise InputError(f"The aggregator runs the job {job[:8]}, and this site has agreed to {agreed[:8]}; it was refused.")
         diary.state("training" if kind == "train" else "waiting", f"{kind} in round {number} of {diary.rounds}", number)
-        update, metrics = site.handle(kind, weights, config)
+        reply = member.answer(message)
     except Cancelled:
         raise
     except ImagingAIError as error:
         diary.audit.write("refused", kind=kind, round=number, reason=str(error))
         connection.send(refusal(message, str(error)), time.time() - began)
         return False
-    seconds, bytes = time.time() - began, size(update)
-    diary.audit.write("sent", kind=kind, round=number, bytes=bytes, sha256=digest(update), tensors=len(update), figures=metrics)
+    seconds, sent = time.time() - began, bytes_in(reply)
+    figures = dict(reply.content.get("metrics", {}))
+    diary.audit.write("sent", kind=kind, round=number, bytes=sent, sha256=reply.content.object_id, figures=figures)
     diary.state("sending", f"Sending the answer to {kind} of round {number}", number)
-    connection.send(answer(message, update, metrics, site.config.exchange), seconds)
-    if kind in ("train", "evaluate"):
-        figures = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+    connection.send(reply, seconds)
+    if figures and kind in ("train", "evaluate"):
         row = number if kind == "train" else number + 1  # the measure of the last model stands after its round
-        diary.add({"round": row, **figures, "seconds": round(seconds, 2), "bytes": bytes})
+        diary.add({"round": row, **plain({**member.figures, **figures}), "seconds": round(seconds, 2), "bytes": sent})
     return kind == "finish"
 
 

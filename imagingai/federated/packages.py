@@ -58,7 +58,8 @@ def install(wheels: str = "") -> None:
     if subprocess.run([sys.executable, "-m", "pip", "install", *pip_arguments(wheels)], check=False).returncode:
         shutil.rmtree(folder(), ignore_errors=True)
         raise JobFailed(
-            f"pip could not install Flower into {folder()}; its last lines above say why. Behind a proxy set HTTPS_PROXY; offline use --wheels."
+            f"pip could not install Flower into {folder()}; its last lines above say why. "
+            "Behind a proxy set HTTPS_PROXY; offline use --wheels."
         )
     mark_installed()
 

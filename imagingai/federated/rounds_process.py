@@ -9,9 +9,8 @@ from pathlib import Path
 
 from imagingai.errors import Cancelled, ImagingAIError
 from imagingai.federated import packages
-from imagingai.federated.card import model_card
+from imagingai.federated.processes import end_with_parent
 from imagingai.federated.project import Project, read_project
-from imagingai.federated.serve import end_with_parent
 from imagingai.federated.store import Store
 
 
@@ -39,6 +38,7 @@ def stop(*_: object) -> None:
 
 def run(project: Project, store: Store) -> None:
     """Open Flower's database, do the rounds, write the model and its card."""
+    from imagingai.federated.card import model_card
     from imagingai.federated.flower import LinkGrid
     from imagingai.federated.learner import build_network, head_of, save_network
     from imagingai.federated.rounds import Rounds

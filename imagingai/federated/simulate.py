@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import Message
 from torch import Tensor, nn
 
 from imagingai.errors import InputError
 from imagingai.federated.config import ProjectConfig
 from imagingai.federated.grid import LocalGrid
 from imagingai.federated.learner import Learner, build_network, open_learner
-from imagingai.federated.messages import answer, read_question
+from imagingai.federated.member import Member
 from imagingai.federated.nyul import average_histogram
 from imagingai.federated.rounds import Rounds
 from imagingai.federated.site import Site
@@ -55,7 +54,7 @@ def federate(
     config = replace(config, min_sites=min(config.min_sites, len(sites)))
     members = {name: Site(config, open_data, folder / "sites" / name, device) for name, open_data in sorted(sites.items())}
     nodes = dict(enumerate(members, start=1))
-    grid = LocalGrid({node: partial(respond, members[name]) for node, name in nodes.items()})
+    grid = LocalGrid({node: Member(members[name]).answer for node, name in nodes.items()})
     store = Store(folder / "federation.db")
     for name in members:
         if name not in [row.name for row in store.sites()]:
@@ -70,12 +69,6 @@ def federate(
 
     weights = Rounds(config, grid, store, folder, initial, shapes, lambda: nodes, tick, poll=0.0).run()
     return Outcome(weights, members, store)
-
-
-def respond(site: Site, message: Message) -> Message:
-    """What a site does with a message; an ImagingAIError becomes an error reply in the grid."""
-    kind, weights, values = read_question(message)
-    return answer(message, *site.handle(kind, weights, values), site.config.exchange)
 
 
 class Pooled:
@@ -172,7 +165,7 @@ def _measure(
             settings = replace(config, held_out=0.0) if leave_out else config
             learner = _open(settings, data[name], histogram)
             network = learner.network
-            network.load_state_dict({**network.state_dict(), **{key: value.float() for key, value in outcome.weights.items()}})
+            network.load_state_dict({**network.state_dict(), **outcome.weights})
             with torch.no_grad():
                 figures = learner.evaluate(network)
         rows.append({"method": label, "trained_at": trained_at, "site": name, **figures})

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -94,9 +93,7 @@ class Site:
         )
         self._keep()
         state = self.learner.network.state_dict()
-        dtype = torch.float16 if self.config.exchange == "float16" else None
-        update = {name: _packed(state[name], dtype) for name in self.shapes}
-        return update, {**metrics, **figures}
+        return {name: state[name].detach().cpu().clone() for name in self.shapes}, {**metrics, **figures}
 
     def _measure(self, weights: Weights, number: int) -> Metrics:
         """The received model, with what is private here, on the cases that were held out."""
@@ -146,7 +143,6 @@ class Site:
         allowed |= {"histogram"} if self.config.harmonization == "nyul" else set()
         if extra := set(values) - allowed:
             raise InputError(f"The aggregator sends the setting {min(extra)}, which the invitation does not name; it was refused.")
-        check_weights(weights, self.shapes, "the aggregator")
         if (histogram := values.get("histogram")) is not None and list(histogram) != self.memory.get("histogram"):
             self.memory["histogram"] = [float(share) for share in histogram]
             self._remember()
@@ -170,7 +166,7 @@ class Site:
     def _place(self, weights: Weights, number: int, measuring: bool = False) -> None:
         """The received weights into the network, with what stays here. measuring: the others' model, not a mixture with the own one."""
         own = self._own()
-        received = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+        received = weights
         if own and self.config.fourier and not measuring:
             share = fourier.share_in(number, self.config.rounds, self.config.fourier)
             received = fourier.merge({name: own[name] for name in received}, received, share)
@@ -202,19 +198,6 @@ class Site:
         (self.folder / "memory.json").chmod(0o600)
 
 
-def check_weights(weights: Weights, shapes: Mapping[str, tuple[int, ...]], sender: str) -> None:
-    """Raise InputError unless the weights are finite numbers of the agreed names and shapes."""
-    if missing := set(shapes) - set(weights):
-        raise InputError(f"The weights of {sender} lack {min(missing)}.")
-    if extra := set(weights) - set(shapes):
-        raise InputError(f"The weights of {sender} hold {min(extra)}, which nobody agreed to.")
-    for name, value in weights.items():
-        if tuple(value.shape) != tuple(shapes[name]):
-            raise InputError(f"The weights of {sender} have {name} with the shape {tuple(value.shape)} instead of {tuple(shapes[name])}.")
-        if not torch.isfinite(value).all():
-            raise InputError(f"The weights of {sender} have a value in {name} that is not a number or infinite.")
-
-
 def digest(weights: Mapping[str, Tensor]) -> str:
     """sha256 of weights: names and numbers, whatever the order."""
     found = hashlib.sha256()
@@ -224,11 +207,6 @@ def digest(weights: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def size(weights: Mapping[str, Tensor]) -> int:
-    """Bytes of weights."""
-    return sum(value.numel() * value.element_size() for value in weights.values())
-
-
-def _packed(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    value = value.detach().cpu()
-    return (value.to(dtype) if dtype and value.is_floating_point() else value).clone().contiguous()
+def packed_size(weights: Mapping[str, Tensor], config: ProjectConfig) -> int:
+    """Bytes of weights as they are sent."""
+    return sum(value.numel() for value in weights.values()) * (2 if config.exchange == "float16" else 4)
