@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,9 @@ def read_answer(reply: Message, shapes: Shapes) -> tuple[Weights, dict[str, Any]
     """Weights of the agreed shapes (none if `shapes` is empty) and sensible figures. Raises InputError with what is wrong."""
     if reply.has_error():
         raise InputError(reply.error.reason)
-    metrics = dict(reply.content.get("metrics", {}))
+    if not isinstance(reply.content.get("metrics"), MetricRecord):
+        raise InputError("The reply has no figures.")
+    metrics = dict(reply.content["metrics"])
     examples = metrics.get("num-examples", 0)
     if not isinstance(examples, int) or examples < 1:
         raise InputError(f"The reply is of {examples!r} cases.")
@@ -85,7 +88,11 @@ def unpack(arrays: ArrayRecord, shapes: Shapes, sender: str) -> Weights:
     """The tensors, float32. Raises InputError unless there are exactly the agreed numbers, all of them finite."""
     if set(arrays) != {PACKED}:
         raise InputError(f"The weights of {sender} are named {', '.join(sorted(arrays)) or 'nothing'}, and {PACKED} was agreed.")
-    flat, count = arrays[PACKED].numpy(), sum(math.prod(shape) for shape in shapes.values())
+    try:
+        flat = np.lib.format.read_array(BytesIO(arrays[PACKED].data), allow_pickle=False)
+    except (AttributeError, ValueError, MemoryError):  # another record; no array; one that says it is huge
+        raise InputError(f"The weights of {sender} cannot be read.") from None
+    count = sum(math.prod(shape) for shape in shapes.values())
     if flat.shape != (count,) or flat.dtype.name not in ("float32", "float16"):
         raise InputError(f"The weights of {sender} are {flat.dtype} of the shape {flat.shape}, and {count} float numbers were agreed.")
     if not np.isfinite(flat).all():
