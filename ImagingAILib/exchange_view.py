@@ -19,7 +19,7 @@ INTERVAL = 1000  # ms between two looks at the folder
 SHOWN = 200  # exchanges in the table; all are in the log
 SHORT = 12  # digits of a hash
 REPORT = "report.html"
-NO_CURVE = ("round", "rounds", "seconds", "bytes", "time")
+NO_CURVE = ("round", "seconds", "bytes", "epochs", "num-examples", "held_out")
 BEFORE = "_before"  # of figures of the model that came, measured before this site trained on
 
 
@@ -95,7 +95,7 @@ class RunningView:
         shown = list(reversed(log[-SHOWN:]))
         fillTable(self.ui.exchangesTable, [_("Time"), _("Round"), _("What"), _("MB"), _("SHA-256")], [lineTexts(row) for row in shown])
         for number, row in enumerate(shown):
-            self.ui.exchangesTable.item(number, 2).setToolTip(row.get("reason", ""))
+            self.ui.exchangesTable.item(number, 2).setToolTip(detailsText(row))
             self.ui.exchangesTable.item(number, 4).setToolTip(row.get("sha256", ""))
         sent, received = ([row.get("bytes", 0) / 1e6 for row in log if row["event"] == event] for event in ("sent", "received"))
         text = _("Answers that left this site: {out}, {sent:.1f} MB. Instructions that came: {come}, {received:.1f} MB.")
@@ -161,6 +161,13 @@ def lineTexts(row: dict) -> tuple[str, ...]:
     return (localTime(row["time"]), str(row.get("round", "")), what, size, row.get("sha256", "")[:SHORT])
 
 
+def detailsText(row: dict) -> str:
+    """What else a line of the log says: the figures that left with the weights, or why something was refused."""
+    figures = row.get("figures", {})
+    lines = [f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}" for name, value in figures.items()]
+    return row.get("reason", "\n".join(lines))
+
+
 def localTime(text: str) -> str:
     """2026-11-21T19:20:00.000+00:00 -> 20:20:00, of this computer's time zone; with the day if that is another one."""
     time, now = datetime.fromisoformat(text).astimezone(), datetime.now().astimezone()
@@ -170,6 +177,7 @@ def localTime(text: str) -> str:
 def quantities(history: list[dict]) -> list[str]:
     """What can be drawn: the score and the loss of the global model on the held-out cases of this site, then the rest."""
     names = {name for row in history for name, value in row.items() if isinstance(value, (int, float)) and name not in NO_CURVE}
+    names -= set() if any(row.get("epsilon") for row in history) else {"epsilon"}
     first = ("score_before", "loss_before", "loss")
     return [name for name in first if name in names] + sorted(names - set(first))
 
@@ -179,8 +187,10 @@ def quantityTitle(name: str) -> str:
         "score_before": _("Score of the global model here"),
         "loss_before": _("Loss of the global model here"),
         "loss": _("Loss of the training here"),
+        "epsilon": _("Privacy budget that is spent (epsilon)"),
     }
-    return known.get(name) or name.removesuffix(BEFORE).replace("_", " ").capitalize()
+    plain = name.removesuffix(BEFORE).replace("_", " ")
+    return known.get(name) or plain[:1].upper() + plain[1:]
 
 
 class ResultsView:

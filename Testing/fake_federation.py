@@ -69,6 +69,24 @@ def writeInvitation(path: Path, site: str = "hospital_a", days: float = 30, key:
     return path
 
 
+def agree(host, picture: str = ""):
+    """What a person does who reads the question and agrees."""
+
+    def answer(dialog) -> None:
+        import slicer  # not in the child process
+
+        ui = slicer.util.childWidgetVariables(dialog)
+        button = ui.buttonBox.button(ui.buttonBox.Ok)
+        assert not button.enabled, "nobody agrees by accident"
+        host.click(ui.agreeBox)
+        if picture:
+            host.screenshot(dialog, picture)
+        assert button.enabled
+        host.click(button)
+
+    return answer
+
+
 def say(fraction: float, text: str) -> None:
     print(json.dumps({"fraction": fraction, "text": text}), flush=True)
 
@@ -118,10 +136,10 @@ class Site:
         self.audit.write("received", kind="train", round=number, bytes=24_600_000, sha256=f"{number:02x}" * 32)
         say(number / ROUNDS, f"Round {number} of {ROUNDS}: training")
         self.wait(0.4, "training")
-        self.audit.write("sent", kind="train", round=number, bytes=24_600_000, sha256=f"{number + 160:02x}" * 32)
         score, loss = 0.86 - 0.6 / number, 0.2 + 0.9 / number
-        row = {"round": number, "score_before": score, "loss_before": loss, "loss": loss * 0.9, "dice_before": score, "seconds": 0.4}
-        self.history.append({**row, "num-examples": 19, "bytes": 24_600_000})
+        figures = {"num-examples": 19, "score_before": score, "loss_before": loss, "loss": loss * 0.9, "dice Anterior_before": score}
+        self.audit.write("sent", kind="train", round=number, bytes=24_600_000, sha256=f"{number + 160:02x}" * 32, figures=figures)
+        self.history.append({"round": number, **figures, "epsilon": 0.0, "seconds": 0.4, "bytes": 24_600_000})
         write_json(self.place / "history.json", self.history)
 
     def results(self) -> dict:

@@ -14,7 +14,7 @@ from balls import IJK_TO_RAS, PATIENCE, blob
 pytest.importorskip("PySide6.QtWidgets", reason="needs Qt: pip install PySide6-Essentials", exc_type=ImportError)
 slicer = pytest.importorskip("slicer", reason="needs Slicer's MRML classes: pip install slicer-core")
 
-from fake_federation import PROJECT, ROUNDS, make_key, writeInvitation  # noqa: E402
+from fake_federation import PROJECT, ROUNDS, agree, make_key, writeInvitation  # noqa: E402
 
 from imagingai.federated import keys, packages  # noqa: E402
 from imagingai.federated.audit import verify  # noqa: E402
@@ -87,22 +87,6 @@ def tab(panel, name: str) -> None:
 def check(panel, click, waitUntil) -> None:
     click(panel.data.ui.applyButton)
     waitUntil(lambda: panel.data.panel.run is None, PATIENCE)
-
-
-def agree(host, picture: str = ""):
-    """What a person does who reads the question and agrees."""
-
-    def answer(dialog) -> None:
-        ui = slicer.util.childWidgetVariables(dialog)
-        button = ui.buttonBox.button(ui.buttonBox.Ok)
-        assert not button.enabled, "nobody agrees by accident"
-        host.click(ui.agreeBox)
-        if picture:
-            host.screenshot(dialog, picture)
-        assert button.enabled
-        host.click(button)
-
-    return answer
 
 
 def refuse(dialog) -> None:
@@ -324,7 +308,8 @@ def test_a_federation_from_the_consent_to_its_models(host, ready, study, click, 
     finish(ready, waitUntil)
     assert ready.ui.tabs.currentIndex == TABS.index("Results") and "Done after 5 rounds" in ui.stateLabel.text
     titles = [ui.quantityBox.itemText(number) for number in range(ui.quantityBox.count)]
-    assert titles[:3] == ["Score of the global model here", "Loss of the global model here", "Loss of the training here"]
+    figures = ["Score of the global model here", "Loss of the global model here", "Loss of the training here", "Dice Anterior"]
+    assert titles == figures
     results = ready.results.ui.resultsTable
     assert [column(results, k) for k in range(3)] == [["Hippocampus in four hospitals"] * 2, ["global", "of this site"], ["0.741", "0.792"]]
     host.screenshot(ready, "federated-results")
@@ -340,6 +325,7 @@ def test_every_exchange_is_listed(host, joined, study, waitUntil):
     newest = what.index("↑ weights")
     assert ui.exchangesTable.item(newest, 3).text() == "24.60" and ui.exchangesTable.item(newest, 4).text() == "a5a5a5a5a5a5"
     assert ui.exchangesTable.item(newest, 4).toolTip() == "a5" * 32
+    assert "num-examples: 19\nscore_before: 0.74\n" in ui.exchangesTable.item(newest, 2).toolTip(), "figures that left, too"
     assert ui.totalLabel.text == "Answers that left this site: 5, 123.0 MB. Instructions that came: 5, 123.0 MB."
     assert verify(folderOf(study) / "federation" / "audit.jsonl").broken is None
 
