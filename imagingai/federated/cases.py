@@ -20,8 +20,6 @@ from imagingai.federated.config import ProjectConfig
 from imagingai.federated.learner import build_network, divide
 from imagingai.federated.nyul import site_histogram
 
-TOGETHER = 16  # held-out cases that are computed at a time
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -70,7 +68,9 @@ class CaseLearner:
         """See `Learner`; accuracy, sensitivity, specificity, auc of classes; mae (in the unit of the target), r2 of values."""
         device, chosen = next(network.parameters()).device, self.measured or self.training
         network.eval()
-        outputs = torch.cat([network(self.inputs[some].to(device)).float().cpu() for some in torch.tensor(chosen).split(TOGETHER)])
+        outputs = torch.cat(
+            [network(self.inputs[some].to(device)).float().cpu() for some in torch.tensor(chosen).split(self.project.batch)]
+        )
         targets = self.targets[chosen]
         if self.classes:
             loss = float(F.cross_entropy(outputs, targets))

@@ -7,6 +7,7 @@ which code could be submitted, are not there. `LinkGrid` works on the same datab
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -58,6 +59,7 @@ from imagingai.federated.keys import public_pem
 log = logging.getLogger(__name__)
 
 LARGEST = 32 << 20  # bytes of one request; Flower sends arrays in pieces of 5 MB
+NEW = 5  # seconds after which a key that was just invited is surely known
 SETTLED = 10.0  # seconds after which a reply has surely been taken
 HEARTBEAT = 15  # seconds; a site that is silent for two of them is offline
 REPLY_TIME = 30 * 86400.0  # seconds that a late reply is still taken, so that we know when a late site is free again
@@ -100,13 +102,14 @@ async def _limit_size(request: Request, call_next: Callable) -> Response:
 
 def register_node(state: Any, public_key: str) -> int:
     """Let the owner of this public key (OpenSSH text) in; returns the node's number. A known key keeps its number."""
-    key = public_pem(public_key)
+    key = public_pem(public_key).encode()
     return state.get_node_id_by_public_key(key) or state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
 
 
 def unregister_node(state: Any, node_id: int) -> None:
-    """Shut a key out for good."""
-    state.delete_node(NOOP_FLWR_AID, node_id)
+    """Shut a key out for good; a key that is out stays out."""
+    with contextlib.suppress(ValueError):
+        state.delete_node(NOOP_FLWR_AID, node_id)
 
 
 class LinkGrid(Grid):
@@ -260,6 +263,7 @@ class Connection:
 
     def _call(self, method: Callable, request: Any) -> Any:
         """One request, again and again while the line is down."""
+        refusals = 0
         while True:
             try:
                 return method(request)
@@ -269,6 +273,9 @@ class Connection:
                 status = error.response.status_code
                 if status in (502, 503, 504, 429, 500):
                     self.wait(f"The aggregator {self.address} answers with HTTP {status}")
+                elif isinstance(request, ActivateNodeRequest) and refusals < NEW:  # an invitation of this minute
+                    refusals += 1
+                    time.sleep(1.0)
                 elif status == 401 or isinstance(request, ActivateNodeRequest):
                     raise InputError(refused(self.address, status)) from None
                 else:

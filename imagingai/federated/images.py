@@ -124,7 +124,7 @@ def crop(image: np.ndarray, center: Sequence[float], patch: Sequence[int]) -> np
     """The piece (C, *patch) of an image (C, *grid) around a point in voxels; 0 beyond its edge."""
     result, inner, outer = np.zeros((len(image), *patch), np.float32), [], []
     for middle, n, size in zip(center, patch, image.shape[1:], strict=True):
-        first = int(np.floor(middle - (n - 1) / 2 + 0.5))
+        first = int(np.floor(middle - (n - 1) / 2))
         inner.append(slice(max(0, -first), max(0, min(n, size - first))))
         outer.append(slice(max(0, first), max(0, min(size, first + n))))
     result[(slice(None), *inner)] = image[(slice(None), *outer)]

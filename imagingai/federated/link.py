@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from pathlib import Path
 
 from imagingai.federated import packages
 from imagingai.federated.processes import end_with_parent
 from imagingai.federated.project import Project, host_and_port, read_project
+from imagingai.federated.store import Store
 
 
 def main(file: str) -> None:
@@ -20,8 +23,10 @@ def main(file: str) -> None:
     end_with_parent()
     project = read_project(Path(file))
     host, port = listen_at(project)
+    app = make_app(project.folder / "link.db")
+    keep_members(app.state.linkstate_factory.state(), Store(project.folder / "federation.db"))
     uvicorn.run(
-        make_app(project.folder / "link.db"),
+        app,
         host=host,
         port=port,
         ssl_certfile=str(project.folder / "server.pem"),
@@ -30,6 +35,29 @@ def main(file: str) -> None:
         access_log=False,
         timeout_graceful_shutdown=3,
     )
+
+
+def keep_members(state, store: Store) -> None:
+    """Let invited sites in and shut revoked ones out, now and every second."""
+    from imagingai.federated.flower import register_node, unregister_node
+
+    out = set()
+
+    def once() -> None:
+        for site in store.sites():
+            if site.state == "invited" and site.node_id is None:
+                store.set_node(site.name, register_node(state, site.key))
+            elif site.state == "revoked" and site.node_id is not None and site.node_id not in out:
+                unregister_node(state, site.node_id)
+                out.add(site.node_id)
+
+    def always() -> None:
+        while True:
+            time.sleep(1.0)
+            once()
+
+    once()
+    threading.Thread(target=always, daemon=True).start()
 
 
 def listen_at(project: Project) -> tuple[str, int]:

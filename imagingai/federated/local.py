@@ -117,7 +117,11 @@ class Run:
             self._tell(step, steps)
 
     def private(self, steps: int, seed: int) -> None:
-        """DP-SGD (Abadi et al. 2016) by Opacus: Poisson samples, clipped gradients of single cases, noise for the budget of all rounds."""
+        """DP-SGD (Abadi et al. 2016) by Opacus: Poisson samples, clipped gradients of single cases, noise for the budget of all rounds.
+
+        The bound is that of the weights, for features and images as they reach the network: the mean and deviation by which a
+        site standardizes its features are of all its training cases. Figures such as the loss have no noise.
+        """
         packages.activate()
         from opacus import GradSampleModule
         from opacus.optimizers import DPOptimizer

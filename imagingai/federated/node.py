@@ -117,7 +117,7 @@ def follow(member: Member, connection: Connection, message: Message, job: str, a
     """Do one instruction and send the answer; True after the last one. What the invitation does not allow is refused."""
     began = time.time()
     kind, number = instruction(message)
-    diary.audit.write("received", kind=kind, round=number, bytes=bytes_in(message))
+    diary.audit.write("received", kind=kind, round=number, bytes=bytes_in(message), sha256=message.content.object_id)
     try:
         if job != agreed:
             raise InputError(f"The aggregator runs the job {job[:8]}, and this site has agreed to {agreed[:8]}; it was refused.")

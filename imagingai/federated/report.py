@@ -72,28 +72,27 @@ def _exchanges(rows: Sequence[Mapping[str, Any]], audit: Path) -> list[Html]:
     verdict = verify(audit)
     sign = state("bad" if verdict.broken else "good")
     parts = [heading("What left this site"), paragraph(join(sign, f" {verdict}"))]
-    columns = ("Time (UTC)", "Round", "For", "Tensors", "Size", "SHA-256 of the weights", "Figures")
+    columns = ("Time (UTC)", "Round", "For", "Size", "SHA-256", "Figures")
     lines = [
         [
             _time(row),
             str(row["round"]),
             row["kind"],
-            str(row["tensors"]),
             size(row["bytes"]),
-            row["sha256"][:16] if row["bytes"] else "–",
+            row["sha256"][:16],
             _told(row),
         ]
         for row in rows
         if row["event"] == "sent"
     ]
-    parts += _long_table("Everything that was sent: weights (numbers only) and the figures in the last column.", columns, lines, (1, 3, 4))
+    parts += _long_table("Everything that was sent: weights (numbers only) and the figures in the last column.", columns, lines, (1, 3))
     refused = [[_time(row), str(row["round"]), row["kind"], row["reason"]] for row in rows if row["event"] == "refused"]
     if refused:
         parts += _long_table("Asked for, and refused by this site", ("Time (UTC)", "Round", "For", "Why"), refused, (1,))
     came = [
         [_time(row), str(row["round"]), row["kind"], size(row["bytes"]), row["sha256"][:16]] for row in rows if row["event"] == "received"
     ]
-    columns = ("Time (UTC)", "Round", "For", "Size", "SHA-256 of the weights")
+    columns = ("Time (UTC)", "Round", "For", "Size", "SHA-256")
     return [*parts, fold_out(f"What came: {len(came)} messages", table("", columns, came, numbers=(1, 3)))]
 
 

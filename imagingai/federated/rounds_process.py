@@ -50,7 +50,7 @@ def run(project: Project, store: Store) -> None:
     initial = {name: value for name, value in network.state_dict().items() if name in names}
     grid = LinkGrid(project.folder / "link.db", project.job)
     shapes = {name: tuple(value.shape) for name, value in initial.items()}
-    rounds = Rounds(project.config, grid, store, project.folder, initial, shapes, Members(grid, store), grid.beat)
+    rounds = Rounds(project.config, grid, store, project.folder, initial, shapes, lambda: members(store), grid.beat)
     completed = False
     try:
         weights = rounds.run()
@@ -73,27 +73,9 @@ def load_initial(network, file: Path | None) -> None:
         fill(network, {name.removeprefix("0."): value for name, value in tensors.items()}, file)
 
 
-class Members:
-    """node -> site: lets new sites in and shuts revoked ones out whenever it is asked."""
-
-    def __init__(self, grid, store: Store) -> None:
-        self.grid, self.store, self.out = grid, store, set()
-
-    def __call__(self) -> dict[int, str]:
-        from imagingai.federated.flower import register_node, unregister_node
-
-        found = {}
-        for site in self.store.sites():
-            if site.state == "invited":
-                node = site.node_id
-                if node is None:
-                    node = register_node(self.grid.state, site.key)
-                    self.store.set_node(site.name, node)
-                found[node] = site.name
-            elif site.node_id is not None and site.name not in self.out:
-                unregister_node(self.grid.state, site.node_id)
-                self.out.add(site.name)
-        return found
+def members(store: Store) -> dict[int, str]:
+    """node -> site, of those that the link has let in."""
+    return {site.node_id: site.name for site in store.sites() if site.state == "invited" and site.node_id is not None}
 
 
 if __name__ == "__main__":

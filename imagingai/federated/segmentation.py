@@ -116,17 +116,21 @@ class SegmentationLearner:
         """See `Learner`: dice, its mean over the structures (also the score), and `dice <structure>`, on fixed views of the cases."""
         device, losses, dices = next(network.parameters()).device, [], []
         network.eval()
-        for number, case in enumerate(self.measured or self.training):
-            views = Views([case], self.description, 0.0)
-            for view in range(VIEWS[self.description.dimension]):
-                image, classes = (some[None].to(device) for some in views(seed_of(number, view)))
-                logits = network(image).float()
+        places = [(k, view) for k in range(len(self.measured or self.training)) for view in range(VIEWS[self.description.dimension])]
+        for first in range(0, len(places), self.project.batch):
+            views = [self._unchanged(*place) for place in places[first : first + self.project.batch]]
+            images, targets = (torch.stack(some).to(device) for some in zip(*views, strict=True))
+            for logits, classes in zip(network(images).float().split(1), targets.split(1), strict=True):
                 losses.append(float(dice_cross_entropy(logits, classes)))
                 dices.append(dice_per_class(logits, classes).cpu()[1:])
         named = zip(self.description.classes[1:], torch.stack(dices).nanmean(0).tolist(), strict=True)
         known = {f"dice {name}": value for name, value in named if value == value}  # a structure that is nowhere has none
         dice = float(np.mean(list(known.values()))) if known else 0.0
         return {"loss": float(np.mean(losses)), "score": dice, "dice": dice, **known}
+
+    def _unchanged(self, number: int, view: int) -> tuple[Tensor, Tensor]:
+        """A piece of a case that measures, always the same."""
+        return Views([(self.measured or self.training)[number]], self.description, 0.0)(seed_of(number, view))
 
     def save(self, path: Path, network: nn.Module, facts: dict[str, Any]) -> None:
         """See `Learner`; the file is used by `imagingai segment`."""

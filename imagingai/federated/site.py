@@ -18,9 +18,11 @@ from imagingai.federated import fourier
 from imagingai.federated.config import ProjectConfig
 from imagingai.federated.learner import Learner, head_of
 from imagingai.federated.local import train_locally
+from imagingai.federated.nyul import check_histogram
 from imagingai.federated.sharing import shared_names
 from imagingai.job import Report, ignore, write_json
 
+MOST_EPOCHS = 1000.0  # in a round
 KINDS = ("survey", "train", "evaluate", "finish")
 Weights = dict[str, Tensor]
 Metrics = dict[str, Any]
@@ -76,9 +78,9 @@ class Site:
 
     def _train(self, weights: Weights, values: Mapping[str, Any]) -> tuple[Weights, Metrics]:
         number = int(values["server-round"])
-        self._spend(number, weights)
         metrics = self._measure(weights, number)
         self._place(weights, number)
+        self._spend(number)
         figures = train_locally(
             self.learner.network,
             self.learner,
@@ -143,15 +145,32 @@ class Site:
         allowed |= {"histogram"} if self.config.harmonization == "nyul" else set()
         if extra := set(values) - allowed:
             raise InputError(f"The aggregator sends the setting {min(extra)}, which the invitation does not name; it was refused.")
-        if (histogram := values.get("histogram")) is not None and list(histogram) != self.memory.get("histogram"):
-            self.memory["histogram"] = [float(share) for share in histogram]
-            self._remember()
-            self.learner = self.open_data(self.memory["histogram"])
+        if type(values.get("server-round")) is not int:
+            raise InputError("The aggregator does not say which round this is; it was refused.")
+        epochs = values.get("epochs", 1.0)
+        if not isinstance(epochs, (int, float)) or not 0 < epochs <= MOST_EPOCHS:
+            raise InputError(f"The aggregator asks for {epochs!r} epochs; it was refused.")
+        if (histogram := values.get("histogram")) is not None and histogram != self.memory.get("histogram"):
+            self._harmonize(histogram)
 
-    def _spend(self, number: int, weights: Weights) -> None:
-        """Differential privacy counts the trainings: the same one again tells nothing new, any other spends more."""
+    def _harmonize(self, histogram: Any) -> None:
+        """Take over the average histogram of the sites, once: with another one the same noise would hide other data."""
+        if "histogram" in self.memory:
+            raise InputError("The aggregator sends another average histogram than before; it was refused. Join in a new folder.")
+        if not isinstance(histogram, list) or not all(isinstance(share, float) for share in histogram):
+            raise InputError("The average histogram of the aggregator is not a list of numbers; it was refused.")
+        check_histogram(histogram)
+        self.learner = self.open_data(histogram)
+        self.memory["histogram"] = histogram
+        self._remember()
+
+    def _spend(self, number: int) -> None:
+        """Differential privacy counts the trainings: the same one again tells nothing new, any other spends more.
+
+        The same: from the same weights, also of what is private here, because the noise is made of them.
+        """
         if self.config.epsilon:
-            mark = f"{number}:{digest(weights)}"
+            mark = f"{number}:{digest(self.learner.network.state_dict())}"
             trained = self.memory.setdefault("trained", [])
             if mark not in trained:
                 if len(trained) >= self.config.rounds:

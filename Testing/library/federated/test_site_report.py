@@ -25,7 +25,7 @@ def audit(tmp_path):
     for number, kind in ((1, "train"), (2, "train"), (2, "evaluate")):
         log.write("received", kind=kind, round=number, bytes=4_000_000, sha256="ff" * 32)
         size, sha = (4_000_000, SHA) if kind == "train" else (0, "e3b0")
-        log.write("sent", kind=kind, round=number, bytes=size, sha256=sha, tensors=12, figures={"loss": 0.625, "label_counts": [7, 9]})
+        log.write("sent", kind=kind, round=number, bytes=size, sha256=sha, figures={"loss": 0.625, "label_counts": [7, 9]})
     log.write("refused", kind="train", round=3, reason="It sends the setting <b>steps</b>.")
     return path
 
@@ -78,7 +78,7 @@ def test_a_log_that_was_changed_is_a_problem(audit):
 def test_a_long_log_is_folded(audit):
     log = Audit(audit)
     for number in range(40):
-        log.write("sent", kind="train", round=number, bytes=1, sha256=SHA, tensors=1)
+        log.write("sent", kind="train", round=number, bytes=1, sha256=SHA)
     assert "13 more" in Reader(report.site_page(joined(), audit)).text
 
 
