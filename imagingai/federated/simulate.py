@@ -90,7 +90,8 @@ class Pooled:
     def evaluate(self, network: nn.Module) -> Figures:
         """Means of the sites' figures, weighted by their cases."""
         rows = [(learner.evaluate(network), learner.examples) for learner in self.learners]
-        return {name: sum(row[name] * n for row, n in rows) / self.examples for name in rows[0][0]}
+        names = [name for name in rows[0][0] if all(name in row for row, _ in rows)]  # a site without cases of a class has no AUC
+        return {name: sum(row[name] * n for row, n in rows) / self.examples for name in names}
 
     def histogram(self) -> list[float]:
         return average_histogram([(learner.histogram(), learner.examples) for learner in self.learners])
