@@ -255,6 +255,7 @@ def test_classifier_of_images_learns_and_predicts(tmp_path, dimension):
     project = pictures(dimension=dimension, learning_rate=0.1, batch=4)
     learner = open_learner(project, inputs)
     assert learner.example(0, 0)[0].shape == (1, *[20] * dimension) and learner.labels == {"well": 4, "sick": 4}
+    assert any(not torch.equal(learner.example(0, seed)[0], learner.example(0, 0)[0]) for seed in range(1, 9))  # turned, mirrored
     assert learner.evaluate(fit(learner, project, epochs=30.0))["accuracy"] == 1.0
     learner.save(tmp_path / "model.safetensors", learner.network, {"federation": "Test"})
     model = load_classifier(tmp_path / "model.safetensors")
