@@ -126,7 +126,7 @@ def follow(member: Member, connection: Connection, message: Message, job: str, a
     except Cancelled:
         raise
     except ImagingAIError as error:
-        diary.audit.write("refused", kind=kind, round=number, reason=str(error))
+        diary.audit.write("refused", kind=kind, round=number, reason=str(error.__cause__ or error))
         connection.send(refusal(message, str(error)), time.time() - began)
         return False
     seconds, sent = time.time() - began, bytes_in(reply)

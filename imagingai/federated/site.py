@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from imagingai.errors import InputError
+from imagingai.errors import ImagingAIError, InputError
 from imagingai.federated import fourier
 from imagingai.federated.config import ProjectConfig
 from imagingai.federated.learner import Learner, head_of
@@ -160,7 +160,10 @@ class Site:
         if not isinstance(histogram, list) or not all(isinstance(share, float) for share in histogram):
             raise InputError("The average histogram of the aggregator is not a list of numbers; it was refused.")
         check_histogram(histogram)
-        self.learner = self.open_data(histogram)
+        try:
+            self.learner = self.open_data(histogram)
+        except ImagingAIError as error:  # it may name cases and files, which must not leave
+            raise InputError("This site cannot read its data any more; its own log says why.") from error
         self.memory["histogram"] = histogram
         self._remember()
 

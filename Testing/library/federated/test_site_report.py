@@ -64,7 +64,7 @@ def test_the_page_of_a_site_has_the_numbers(audit):
 def test_what_left_the_site_is_listed_with_its_hash(audit):
     reader = Reader(report.site_page(joined(), audit))
     assert rows_of(reader.text, "Everything that was sent", "train", "4.0 MB", SHA[:16], "loss 0.625, label_counts (2 numbers)")
-    assert rows_of(reader.text, "evaluate", "0 B", SHA[:16])
+    assert rows_of(reader.text, "evaluate", "0 B", "e3b0")
     assert rows_of(reader.text, "refused by this site", "It sends the setting <b>steps</b>.", "What came: 3 messages")
     assert rows_of(reader.text, "● good", "The chain of all 8 lines is unbroken.")
 
