@@ -35,7 +35,8 @@ def test_a_template_is_a_project(task, tmp_path):
     project = read_project(tmp_path / "new" / "study.toml")
     changed = {field.name for field in dataclasses.fields(ProjectConfig) if getattr(project.config, field.name) != field.default}
     assert project.config.task == task
-    assert changed - {"task"} <= {"classes", "features", "target", "target_range"}  # the examples
+    examples, tuned = {"classes", "features", "target", "target_range"}, {"optimizer", "learning_rate", "batch"}
+    assert changed - {"task"} <= examples | tuned
     assert project.folder == tmp_path / "new" / "study-federation"
 
 
