@@ -23,12 +23,12 @@ from imagingai.federated.nyul import site_histogram
 
 @dataclass(frozen=True)
 class Sample:
-    """A case that was read: what the network sees, its class number or value, spacing of its image in mm (empty for features)."""
+    """A case that was read: what the network sees, its class number or value, and whose it is."""
 
     name: str
     input: np.ndarray
     target: float
-    spacing: tuple[float, ...] = ()
+    patient: str
 
 
 class CaseLearner:
@@ -37,8 +37,7 @@ class CaseLearner:
     def __init__(self, description: Description, samples: Sequence[Sample], change: Callable[[Tensor, int], Tensor]) -> None:
         self.description, self.project, self.change = description, description.project, change
         self.classes = self.project.classes if is_classification(self.project) else ()
-        groups = [sample.target for sample in samples] if self.classes else None
-        self.training, self.measured = divide([sample.name for sample in samples], self.project.held_out, groups)
+        self.training, self.measured = divide_samples(self.project, samples)
         self.raw = [samples[k].input for k in self.training] if self.project.harmonization == "nyul" else []
         self.inputs = torch.from_numpy(np.stack([description.scale(sample.input) for sample in samples]))
         values = [sample.target if self.classes else description.to_unit(sample.target) for sample in samples]
@@ -104,6 +103,12 @@ def outputs_of(project: ProjectConfig) -> int:
     if len(set(project.classes)) < max(2, len(project.classes)):
         raise InputError(f"--classes {' '.join(project.classes) or 'is empty'}: {project.task} needs two or more different names.")
     return len(project.classes)
+
+
+def divide_samples(project: ProjectConfig, samples: Sequence[Sample]) -> tuple[list[int], list[int]]:
+    """Positions of the cases to learn from and of those held out, see `learner.divide`."""
+    groups = [sample.target for sample in samples] if is_classification(project) else None
+    return divide([sample.name for sample in samples], project.held_out, groups, [sample.patient for sample in samples])
 
 
 def class_number(project: ProjectConfig, case: str, name: str) -> int:

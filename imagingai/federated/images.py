@@ -19,7 +19,7 @@ from imagingai.federated.cases import save as save
 from imagingai.federated.classifier import Description
 from imagingai.federated.config import ProjectConfig
 from imagingai.federated.learner import Found, need, read_all
-from imagingai.federated.roi import Row, read_table, read_target
+from imagingai.federated.roi import Row, patient_of, read_table, read_target
 from imagingai.job import Report
 from imagingai.synthesis.geometry import sample, smooth_noise, uniform
 from imagingai.uncertainty.data import load_channels, load_labels
@@ -112,7 +112,7 @@ def read_image(project: ProjectConfig, case: CaseFiles, row: Row) -> Sample:
         image = image * masks.any(0)
     center = _middle(masks.any(0), case.name) if masks is not None else (np.array(image.shape[1:]) - 1) / 2
     image = crop(image * masks if split else image, center, (*patch_of(project), 1)[:3])
-    return Sample(case.name, image[..., 0] if project.dimension == 2 else image, target, tuple(map(float, channels[0].spacing)))
+    return Sample(case.name, image[..., 0] if project.dimension == 2 else image, target, patient_of(row))
 
 
 def open_cases(project: ProjectConfig, found: Found, histogram: Sequence[float] | None, report: Report) -> CaseLearner:

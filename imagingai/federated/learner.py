@@ -127,17 +127,22 @@ def need(inputs: Mapping[str, Path], names: Sequence[str], task: str) -> list[Pa
     return [Path(inputs[name]) for name in names]
 
 
-def divide(names: Sequence[str], share: float, groups: Sequence[Any] | None = None) -> tuple[list[int], list[int]]:
+def divide(
+    names: Sequence[str], share: float, groups: Sequence[Any] | None = None, patients: Sequence[str] | None = None
+) -> tuple[list[int], list[int]]:
     """Positions of the cases to learn from and of those held out: every n-th by name, in each group (class) by itself.
 
-    The same every time, whoever asks. A group of one case is learned from.
+    The same every time, whoever asks. All cases of a patient stay together; without patients each case is one of its own.
+    A group of a single patient is learned from.
     """
-    order, held = sorted(range(len(names)), key=lambda k: names[k]), []
-    groups = [0] * len(names) if groups is None else groups
+    groups, patients = groups or [0] * len(names), patients or names
+    order, first, held = sorted(range(len(names)), key=lambda k: names[k]), {}, set()
+    for k in order:
+        first.setdefault(patients[k], k)
     for group in sorted(set(groups)):
-        members = [k for k in order if groups[k] == group]
-        held += split(members, share)[1] if len(members) > 1 else []
-    return [k for k in order if k not in held], [k for k in order if k in held]
+        members = [patient for patient, k in first.items() if groups[k] == group]
+        held |= set(split(members, share)[1]) if len(members) > 1 else set()
+    return [k for k in order if patients[k] not in held], [k for k in order if patients[k] in held]
 
 
 def read_all(found: Found, report: Report) -> list[Any]:

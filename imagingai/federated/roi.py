@@ -14,11 +14,11 @@ from torch import nn
 
 from imagingai.datasets import ENDINGS
 from imagingai.errors import InputError
-from imagingai.federated.cases import CaseLearner, Sample, class_number, is_classification, outputs_of
+from imagingai.federated.cases import CaseLearner, Sample, class_number, divide_samples, is_classification, outputs_of
 from imagingai.federated.cases import save as save
 from imagingai.federated.classifier import Description, statistics
 from imagingai.federated.config import ProjectConfig
-from imagingai.federated.learner import Found, divide, need, read_all
+from imagingai.federated.learner import Found, need, read_all
 from imagingai.job import Report
 
 HIDDEN = 32
@@ -49,14 +49,13 @@ def find(project: ProjectConfig, inputs: Mapping[str, Path]) -> Found:
 def read_row(project: ProjectConfig, row: Row) -> Sample:
     """A case of the table. Raises InputError for a value that is missing or no number, and for an unknown class."""
     features = np.array([number(row, column) for column in project.features])
-    return Sample(row["case"], features, read_target(project, row))
+    return Sample(row["case"], features, read_target(project, row), patient_of(row))
 
 
 def open_cases(project: ProjectConfig, found: Found, _histogram: Sequence[float] | None, report: Report) -> CaseLearner:
     """A learner of the rows; features are standardized by the mean and deviation of the training cases of this site."""
     samples = read_all(found, report)
-    groups = [sample.target for sample in samples] if is_classification(project) else None
-    training, _ = divide([sample.name for sample in samples], project.held_out, groups)
+    training, _ = divide_samples(project, samples)
     description = Description(project, **statistics([samples[k].input for k in training]))
     return CaseLearner(description, samples, lambda features, _seed: features)
 
@@ -68,6 +67,11 @@ def read_target(project: ProjectConfig, row: Row) -> float:
     if is_classification(project):
         return class_number(project, row["case"], text_of(row, project.target))
     return number(row, project.target)
+
+
+def patient_of(row: Row) -> str:
+    """Whose case it is: the column `patient`, if the table has one; else every case has a patient of its own."""
+    return row.get("patient") or row["case"]
 
 
 def read_table(file: Path, columns: Sequence[str]) -> tuple[dict[str, Row], list[tuple[str, str]]]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from imagingai.errors import InputError
-from imagingai.federated.cases import Sample, is_classification
+from imagingai.federated.cases import Sample, divide_samples, is_classification
 from imagingai.federated.config import ProjectConfig
-from imagingai.federated.learner import Found, build_network, divide, find_cases
+from imagingai.federated.learner import Found, build_network, find_cases
 from imagingai.job import Report, ignore
 from imagingai.uncertainty.data import AIR
 from imagingai.volume import Volume, load
@@ -28,13 +28,16 @@ FAR = 1.5  # times the spacing of the project, either way
 class Look:
     """What was seen of the cases that can be read."""
 
-    groups: dict[str, float] = field(default_factory=dict)  # case -> class or value
+    samples: list[Sample] = field(default_factory=list)  # without their images
     voxels: Counter[str] = field(default_factory=Counter)  # of each structure
-    features: list[np.ndarray] = field(default_factory=list)
     spacing: list[list[float]] = field(default_factory=list)
     shapes: list[list[int]] = field(default_factory=list)
     probes: list[np.ndarray] = field(default_factory=list)
     same: dict[str, list[str]] = field(default_factory=dict)  # checksum of an image -> cases
+
+    def features(self, project: ProjectConfig) -> list[tuple[str, np.ndarray]]:
+        """(column, values) of a table."""
+        return [] if self.probes else list(zip(project.features, np.stack([sample.input for sample in self.samples]).T, strict=True))
 
 
 def check_data(project: ProjectConfig, inputs: Mapping[str, Path], report: Report = ignore) -> dict[str, Any]:
@@ -49,16 +52,14 @@ def check_data(project: ProjectConfig, inputs: Mapping[str, Path], report: Repor
     build_network(project)
     found, look = find_cases(project, inputs), Look()
     bad = _read(project, found, look, report)
-    if len(look.groups) < 2:
-        first = f" The first problem: {bad[0][1]}" if bad else ""
-        raise InputError(
-            f"{len(look.groups)} of {len(found.cases) + len(found.problems)} cases can be used, and at least 2 are needed.{first}"
-        )
+    if len(look.samples) < 2:
+        first, total = f" The first problem: {bad[0][1]}" if bad else "", len(found.cases) + len(found.problems)
+        raise InputError(f"{len(look.samples)} of {total} cases can be used, and at least 2 are needed.{first}")
     labels, unit = _labels(project, look)
     concerns = [*found.remarks, *_concerns(project, look, labels)]
-    groups = list(look.groups.values()) if unit == "cases" else None
-    training, held_out = divide(list(look.groups), project.held_out, groups)
-    state = {name: ("bad", reason) for name, reason in bad} | dict.fromkeys(look.groups, ("good", ""))
+    training, held_out = divide_samples(project, look.samples)
+    hu = "HU" if project.intensity == "ct" else ""
+    state = {name: ("bad", reason) for name, reason in bad} | {sample.name: ("good", "") for sample in look.samples}
     return {
         "verdict": "bad" if bad else "look" if concerns else "good",
         "problems": [*(reason for _, reason in bad), *concerns],
@@ -67,10 +68,8 @@ def check_data(project: ProjectConfig, inputs: Mapping[str, Path], report: Repor
         "label_unit": unit,
         "training": len(training),
         "held_out": len(held_out),
-        "intensities": {**_histogram(np.concatenate(look.probes)), "unit": "HU" if project.intensity == "ct" else ""}
-        if look.probes
-        else {},
-        "features": {name: _histogram(np.stack(look.features)[:, k]) for k, name in enumerate(project.features)} if look.features else {},
+        "intensities": {**_histogram(np.concatenate(look.probes)), "unit": hu} if look.probes else {},
+        "features": {name: _histogram(values) for name, values in look.features(project)},
         "spacing": look.spacing,
         "shapes": look.shapes,
         "project_spacing": list(project.spacing * 3 if len(project.spacing) == 1 else project.spacing),
@@ -89,15 +88,13 @@ def _read(project: ProjectConfig, found: Found, look: Look, report: Report) -> l
             bad.append((name, str(error)))
             continue
         if isinstance(case, Sample):
-            look.groups[name] = case.target
+            look.samples.append(replace(case, input=np.empty(0) if name in found.files else case.input))
         else:
-            look.groups[name] = 0.0
+            look.samples.append(Sample(name, np.empty(0), 0.0, name))
             counts = np.bincount(case.labels.ravel(), minlength=len(project.classes) + 1)[1:]
             look.voxels.update(dict(zip(project.classes, counts.tolist(), strict=True)))
         if name in found.files:
             _look_at(load(found.files[name][0]), name, look)
-        else:
-            look.features.append(case.input)
     return bad
 
 
@@ -114,7 +111,7 @@ def _labels(project: ProjectConfig, look: Look) -> tuple[dict[str, int], str]:
         return {name: look.voxels[name] for name in project.classes}, "voxels"
     if not is_classification(project):
         return {}, ""
-    counts = Counter(look.groups.values())
+    counts = Counter(sample.target for sample in look.samples)
     return {name: counts[k] for k, name in enumerate(project.classes)}, "cases"
 
 
@@ -132,25 +129,22 @@ def _concerns(project: ProjectConfig, look: Look, labels: Mapping[str, int]) -> 
             found.append(f"The images have {_sizes(own)} mm between voxels and are resampled to the {_sizes(wanted)} mm of the project.")
     if project.intensity == "ct" and look.probes and min(map(np.min, look.probes)) > AIR:
         found.append(f"The project expects Hounsfield units, and no voxel is below {AIR}: check that these are CT images.")
-    if look.features:
-        constant = np.stack(look.features).std(0) == 0
-        found += [f"{name} is the same in all cases." for name, same in zip(project.features, constant, strict=True) if same]
-    return found
+    return [*found, *(f"{name} is the same in all cases." for name, values in look.features(project) if not values.std())]
 
 
 def _rows(project: ProjectConfig, look: Look, labels: Mapping[str, int], training: int, held_out: int) -> list[list[str]]:
-    rows = [["Cases", str(len(look.groups))], ["To learn from", str(training)], ["Held out", str(held_out)]]
+    rows = [["Cases", str(len(look.samples))], ["To learn from", str(training)], ["Held out", str(held_out)]]
     unit = " voxels" if project.task == "segmentation" else ""
     rows += [[name, f"{count:,}{unit}"] for name, count in labels.items()]
     if not labels:
-        values = np.array(list(look.groups.values()))
+        values = np.array([sample.target for sample in look.samples])
         rows.append([project.target, f"{values.mean():.4g} ({values.min():.4g} to {values.max():.4g})"])
     if look.spacing:
         rows.append(["Spacing", f"{_sizes(np.median(look.spacing, 0))} mm (median)"])
         rows.append(["Size", f"{_sizes(np.min(look.shapes, 0))} to {_sizes(np.max(look.shapes, 0))} voxels"])
         low, middle, high = np.quantile(np.concatenate(look.probes), [0.01, 0.5, 0.99])
         rows.append(["Intensities", f"{low:.4g} to {high:.4g}, median {middle:.4g}"])
-    if look.features:
+    if not look.probes:
         rows.append(["Features", str(len(project.features))])
     return rows
 

@@ -16,6 +16,7 @@ from imagingai.federated.images import augmentation, crop
 from imagingai.federated.learner import build_network, divide, head_of, open_learner, save_network, seed_of
 from imagingai.federated.local import train_locally
 from imagingai.federated.segmentation import describe
+from imagingai.federated.survey import check_data
 from imagingai.uncertainty.config import SegmentConfig
 from imagingai.uncertainty.model import load_model
 from imagingai.uncertainty.segment import segment
@@ -114,6 +115,19 @@ def test_held_out_cases_are_the_same_every_time_and_have_all_classes():
     shuffled = list(reversed(range(20)))
     _, other = divide([names[k] for k in shuffled], 0.25, [groups[k] for k in shuffled])
     assert [names[shuffled[k]] for k in other] == [names[k] for k in held_out]
+
+
+def test_cases_of_a_patient_stay_together(tmp_path):
+    """Such as the two time points of a heart (Linardos et al., "Induced priors")."""
+    columns = table_columns(24)
+    columns["label"] = [CLASSES[k // 2 % 2] for k in range(24)]
+    columns["patient"] = [f"heart{k // 2}" for k in range(24)]
+    learner = open_learner(roi(), {"table": write_table(tmp_path / "table.csv", columns)})
+    held_out = [columns["patient"][k] for k in learner.measured]
+    assert len(held_out) == 4 and sorted(held_out)[::2] == sorted(held_out)[1::2]
+    assert learner.labels == {"well": 10, "sick": 10}
+    found = check_data(roi(), {"table": tmp_path / "table.csv"})
+    assert (found["training"], found["held_out"]) == (20, 4)
 
 
 def test_nothing_is_held_out_if_the_project_says_so(tmp_path):
