@@ -203,6 +203,13 @@ TASKS: dict[str, Task] = {
         run="imagingai.federated.join_task:join_files",
         example="imagingai federated join --invitation hospital_a.invitation --images scans/ --labels drawn/ --output hospital_a/",
     ),
+    "federated-predict": Task(
+        help="Use a classifier or regressor that a federation has trained on new cases.",
+        inputs=(Input("model", "What the federation ended with (model.safetensors or personal.safetensors).", required=True), *SITE_DATA),
+        config="imagingai.federated.config:PredictConfig",
+        run="imagingai.federated.predict_task:predict_files",
+        example="imagingai federated predict --model hospital_a/model.safetensors --images new/ --output predictions/",
+    ),
     "federated-simulate": Task(
         help="Run a whole federation on this computer, without a network, with every site in a folder.",
         inputs=(

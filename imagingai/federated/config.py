@@ -182,6 +182,17 @@ class JoinConfig:
 
 
 @dataclass(frozen=True)
+class PredictConfig:
+    """How to use a classifier on new cases. Every field is an option of `imagingai federated predict`."""
+
+    own_scale: bool = option(False, "Bring the features to mean 0 and deviation 1 by the new cases: for another site than the model's.")
+    threads: int = _threads()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class SimulateConfig:
     """How to run a federation on this computer, without a network. Every field is an option of `imagingai federated simulate`."""
 
