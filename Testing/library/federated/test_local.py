@@ -184,6 +184,23 @@ def test_gradient_of_every_case_is_clipped(no_noise, batch):
     torch.testing.assert_close(flat(start) - flat(trained(learner, settings, start)), total / 8, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("network", ["fast", "light", "dropout", "probabilistic", "small"])
+def test_gradients_of_single_cases_add_up_to_that_of_all(no_noise, tmp_path, network):
+    """In every network that can be private: without clipping and noise it is plain training."""
+    inputs = image_site(tmp_path, count=4)
+    common = {"dimension": 2, "patch": (24,), "strategy": "fedsgd", "learning_rate": 1.0, "augmentation": "none"}
+    if network == "small":
+        common, other = {**common, "task": "image-classification", "classes": CLASSES}, "table"
+    else:
+        size = {"network": network} if network in ("fast", "light") else {"model": network}
+        common, other = {**common, "classes": ("left", "right half"), **size}, "labels"
+    learner = open_learner(ProjectConfig(**common), {"images": inputs["images"], other: inputs[other]})
+    plain = flat(trained(learner, ProjectConfig(**common), learner.network))
+    private = flat(trained(learner, ProjectConfig(**common, epsilon=3.0, clip=1000.0), learner.network))
+    assert not torch.allclose(plain, flat(learner.network), atol=1e-3)
+    torch.testing.assert_close(private, plain, atol=1e-4, rtol=1e-3)
+
+
 def test_one_case_moves_the_weights_no_more_than_the_bound(no_noise):
     settings = project(epsilon=3.0, clip=0.5, learning_rate=1.0, strategy="fedsgd")
     site, other, start = Rows(10), Rows(10), build_network(project())
