@@ -137,12 +137,15 @@ class Questions:
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """What Flower's SecAgg+ needs of a grid; a site that has left does not hold up the others."""
-        pending, replies = set(self.grid.push_messages(messages)), []
+        messages = list(messages)
+        names = self.grid.push_messages(messages)
+        pending, replies = {name: message.metadata.dst_node_id for name, message in zip(names, messages, strict=True)}, []
         end = time.time() + (timeout or math.inf)
         while pending and time.time() < end:
-            found = list(self.grid.pull_messages(pending))
-            replies += found
-            pending -= {reply.metadata.reply_to_message_id for reply in found}
+            online = self.grid.activated()
+            replies += (found := list(self.grid.pull_messages(list(pending))))
+            answered = {reply.metadata.reply_to_message_id for reply in found}
+            pending = {name: node for name, node in pending.items() if name not in answered and node in online}
             self._sleep()
         return replies
 
