@@ -184,6 +184,16 @@ def test_a_histogram_that_does_not_fit_is_not_kept(tmp_path):
     ask(made.site, "train", histogram=EVEN)
 
 
+def test_the_aggregator_does_not_learn_which_case_cannot_be_read_any_more(tmp_path):
+    made = Harmonized(tmp_path)
+
+    def fail(histogram):
+        raise InputError("Miller_John.nii.gz cannot be read.")
+
+    made.site.open_data = fail
+    assert refused(made.site, histogram=EVEN) == "This site cannot read its data any more; its own log says why."
+
+
 # --- the privacy budget
 
 PRIVATE = {"epsilon": 8.0, "batch": 5}
