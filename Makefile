@@ -44,7 +44,7 @@ test: lint
 pictures: demo
 	$(BIN)/python docs/make_pictures.py demo-output/report.html docs/modules/pictures
 	$(BIN)/python -m pytest Testing/panels/test_pictures.py Testing/panels/test_uncertainty_pictures.py \
-		Testing/panels/test_uncertainty_jobs.py --screenshots docs/modules/pictures
+		Testing/panels/test_uncertainty_jobs.py Testing/panels/test_federated_pictures.py --screenshots docs/modules/pictures
 
 $(BENCH_VENV)/ready: pyproject.toml constraints.txt benchmarks/registration/requirements.txt
 	$(PYTHON) -m venv $(BENCH_VENV)

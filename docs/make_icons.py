@@ -72,15 +72,14 @@ def uncertainty() -> Figure:
 
 
 def federation() -> Figure:
-    """Sites around an aggregator; each keeps what is its own (the filled core), and only lines go between them."""
+    """Three sites around an aggregator: what is inside a site stays there, lines go between them."""
     figure, axes = canvas(128)
     angle = np.pi / 2 + np.arange(3) * 2 * np.pi / 3
-    for x, y in zip(0.66 * np.cos(angle), 0.66 * np.sin(angle) - 0.1, strict=True):
-        axes.plot([0, x], [-0.1, y], color=AMBER, linewidth=7, solid_capstyle="round", zorder=1)
-        axes.add_patch(Circle((x, y), 0.29, facecolor=NIGHT, linewidth=0, zorder=2))
-        axes.add_patch(Circle((x, y), 0.29, fill=False, edgecolor=TEAL, linewidth=6, zorder=3))
-        axes.add_patch(Circle((x, y), 0.11, facecolor=TEAL, linewidth=0, zorder=3))
-    axes.add_patch(Circle((0, -0.1), 0.22, facecolor=AMBER, linewidth=0, zorder=2))
+    for x, y in zip(0.7 * np.cos(angle), 0.7 * np.sin(angle) - 0.14, strict=True):
+        axes.plot([0, x], [-0.14, y], color=NIGHT, linewidth=5, zorder=1)
+        axes.add_patch(Circle((x, y), 0.24, facecolor=TEAL, linewidth=0, zorder=2))
+    box = {"boxstyle": "round,pad=0.1,rounding_size=0.12", "facecolor": AMBER, "linewidth": 0, "zorder": 2}
+    axes.add_patch(FancyBboxPatch((-0.16, -0.3), 0.32, 0.32, **box))
     return figure
 
 

@@ -29,7 +29,7 @@ PROJECT = {
     "batch": 2,
     "optimizer": "adam",
     "learning_rate": 0.01,
-    "rounds": 4,
+    "rounds": 2,
     "epochs": 8.0,
     "held_out": 0.25,
 }
@@ -85,6 +85,7 @@ def test_the_panel_is_a_site(host, panel, openModule, click, typeText, waitUntil
     segmentation = slicer.modules.UncertaintySegWidget
     image, _labels = addDisk(20)
     host.choose(segmentation.segment.ui.imageSelector, image.GetName())
+    typeText(segmentation.segment.ui.samplesOption, "2")
     click(segmentation.segment.ui.applyButton)
     waitUntil(lambda: segmentation.segment.run is None, PATIENCE)
     case = segmentation.view.case
