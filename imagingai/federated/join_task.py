@@ -17,9 +17,10 @@ from imagingai.federated.config import CheckConfig, JoinConfig, ProjectConfig
 from imagingai.federated.learner import open_learner
 from imagingai.federated.project import read_project
 from imagingai.federated.survey import check_data
-from imagingai.job import Report, write_json
+from imagingai.job import Report, part, write_json
 
 DATA = ("images", "labels", "table")
+READING = 0.02  # share of the progress bar for reading the data
 RESULTS = ("model.safetensors", "personal.safetensors")
 
 
@@ -56,8 +57,8 @@ def join_files(inputs: dict[str, Path], config: JoinConfig, folder: Path, report
         write_consent(place, invitation, audit)
         diary.state("preparing", "Reading the data")
         data = {name: inputs[name] for name in DATA if name in inputs}
-        open_data = lambda histogram: open_learner(invitation.config, data, histogram=histogram, report=pause)  # noqa: E731
-        site = Site(invitation.config, open_data, place, str(choose_device(config.device)), pause)
+        open_data = lambda histogram: open_learner(invitation.config, data, histogram=histogram, report=part(pause, 0.0, READING))  # noqa: E731
+        site = Site(invitation.config, open_data, place, str(choose_device(config.device)), part(pause, READING, 1.0))
         check_tensors(site.shapes, invitation.tensors)
         audit.write("data", cases=site.learner.examples, held_out=site.learner.held_out)
         take_part(site, invitation.config.address, invitation.authority, load_site_key(key), invitation.job, diary, pause, config.patience)

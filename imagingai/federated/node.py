@@ -97,7 +97,7 @@ def take_part(site: Site, address: str, ca: str, key: Any, job: str, diary: Diar
         over = False
         while not over:
             diary.state("waiting", "Waiting for the aggregator and the other sites.")
-            pause(diary.round / max(1, diary.rounds), f"Round {diary.round} of {diary.rounds}: waiting")
+            site.report(diary.round / diary.rounds, f"Round {diary.round} of {diary.rounds}: waiting")
             got = connection.receive()
             waiting.reset()
             if got is None:
@@ -131,6 +131,7 @@ def follow(member: Member, connection: Connection, message: Message, job: str, a
         return False
     seconds, sent = time.time() - began, bytes_in(reply)
     figures = dict(reply.content.get("metrics", {}))
+    # written down before it leaves: a kill in between leaves a line too many, never one too few
     diary.audit.write("sent", kind=kind, round=number, bytes=sent, sha256=reply.content.object_id, figures=figures)
     diary.state("sending", f"Sending the answer to {kind} of round {number}", number)
     connection.send(reply, seconds)
@@ -159,7 +160,7 @@ class Waiting:
             )
         self.diary.state("connecting", f"{problem}; trying again.")
         for _ in range(int(min(10, 1 + gone / 5) * 5)):
-            self.pause(0.0, "The aggregator does not answer; trying again")
+            self.pause(self.diary.round / self.diary.rounds, "The aggregator does not answer; trying again")
             time.sleep(0.2)
 
     def reset(self) -> None:

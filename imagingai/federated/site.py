@@ -20,7 +20,7 @@ from imagingai.federated.learner import Learner, head_of
 from imagingai.federated.local import train_locally
 from imagingai.federated.nyul import check_histogram
 from imagingai.federated.sharing import shared_names
-from imagingai.job import Report, ignore, write_json
+from imagingai.job import Report, ignore, part, write_json
 
 MOST_EPOCHS = 1000.0  # in a round
 KINDS = ("survey", "train", "evaluate", "finish")
@@ -91,7 +91,7 @@ class Site:
             secret=self.memory["secret"],
             trained=len(self.memory.get("trained", [])) or None,
             device=self.device,
-            report=self.report,
+            report=part(self.report, (number - 1) / self.config.rounds, number / self.config.rounds),
         )
         self._keep()
         state = self.learner.network.state_dict()
