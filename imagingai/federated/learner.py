@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from imagingai.errors import InputError
 from imagingai.federated.config import ProjectConfig
 from imagingai.job import Report, ignore
-from imagingai.uncertainty.train import split
 
 # Where each task is: build(project) -> network, find(project, inputs) -> Found, open_cases(project, found, histogram, report) -> Learner,
 # save(project, network, path, facts, histogram)
@@ -135,6 +134,8 @@ def divide(
     The same every time, whoever asks. All cases of a patient stay together; without patients each case is one of its own.
     A group of a single patient is learned from.
     """
+    from imagingai.uncertainty.train import split  # here, because MONAI takes seconds to import, and tables do without
+
     groups, patients = groups or [0] * len(names), patients or names
     order, first, held = sorted(range(len(names)), key=lambda k: names[k]), {}, set()
     for k in order:
