@@ -14,10 +14,13 @@ from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from imagingai.errors import InputError
+from imagingai.federated.config import ProjectConfig
+from imagingai.federated.nyul import BINS, check_histogram
 
 TYPES = {"survey": MessageType.QUERY, "train": MessageType.TRAIN, "evaluate": MessageType.EVALUATE, "finish": MessageType.EVALUATE}
 LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)  # of replies that will not come
 PACKED = "weights"
+NEEDED = {"train": ("loss", "loss_before", "score_before"), "evaluate": ("loss_before", "score_before")}  # figures of an answer
 Weights = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -70,6 +73,24 @@ def read_answer(reply: Message, shapes: Shapes) -> tuple[Weights, dict[str, Any]
         if not all(math.isfinite(one) for one in (value if isinstance(value, list) else [value])):
             raise InputError(f"The figure {name} is not a number.")
     return unpack(reply.content.get("arrays", ArrayRecord()), shapes, "the site") if shapes else {}, metrics
+
+
+def check_figures(kind: str, metrics: Mapping[str, Any], config: ProjectConfig) -> None:
+    """Raise InputError unless the figures that this kind of answer needs are there, and each is one number or a list as agreed."""
+    lists: dict[str, int] = {}
+    if kind == "survey":
+        lists |= {"label_counts": len(config.classes)} if config.label_weighting else {}
+        lists |= {"histogram": BINS} if config.harmonization == "nyul" else {}
+    for name in (*NEEDED.get(kind, ()), *lists):
+        if name not in metrics:
+            raise InputError(f"The figure {name} is missing.")
+    for name, value in metrics.items():
+        if (len(value) if isinstance(value, list) else None) != lists.get(name):
+            raise InputError(f"The figure {name} is not of the agreed size.")
+    if "histogram" in lists:
+        check_histogram(metrics["histogram"])
+    if "label_counts" in lists and (min(metrics["label_counts"]) < 0 or not sum(metrics["label_counts"])):
+        raise InputError(f"The counts of the classes are {metrics['label_counts']}.")
 
 
 def named(reply: Message, weights: Weights) -> Message:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imagingai.errors import InputError
 from imagingai.federated.config import ProjectConfig
-from imagingai.federated.messages import LOST, TYPES, question, read_answer
+from imagingai.federated.messages import LOST, TYPES, check_figures, question, read_answer
 from imagingai.federated.store import Store
 
 Weights = dict[str, Tensor]
@@ -105,6 +105,7 @@ class Questions:
         """The answer, or None for one that cannot be used; the log says why."""
         try:
             answer = Answer(reply, *read_answer(reply, self.shapes if kind == "train" else {}), seconds)
+            check_figures(kind, answer.metrics, self.config)
         except InputError as error:
             state = "failed" if reply.has_error() else "rejected"
             self.store.event(f"{site}, {kind} round {number}: {state}: {error}", "warning")

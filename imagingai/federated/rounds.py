@@ -98,7 +98,7 @@ class Rounds:
             return {}
         if known := self.store.get("survey"):
             return known
-        answers = self._ask("survey", 0, {})
+        answers = self._repeated("The survey", lambda: self._enough("The survey", self._ask("survey", 0, {})))
         values: dict[str, Any] = {}
         if self.config.label_weighting:
             counts = torch.tensor([answer.metrics["label_counts"] for answer in answers.values()], dtype=torch.float64).sum(0)
@@ -112,24 +112,25 @@ class Rounds:
     def _round(self, number: int, weights: Weights) -> Weights:
         """One round: its model is on the disk before the next one begins."""
         attempt = self._secure_round if self.config.secure_aggregation else self._plain_round
+        merged, metrics = self._repeated(f"Round {number}", lambda: attempt(number, weights))
+        self._save(number, merged, metrics)
+        return merged
+
+    def _repeated(self, what: str, attempt: Callable[[], Any]) -> Any:
+        """The result of an attempt that raises TooFew at times."""
         for _ in range(ATTEMPTS):
             try:
-                merged, metrics = attempt(number, weights)
+                return attempt()
             except TooFew as error:
-                self.store.event(f"{error} The round is repeated.", "warning")
-                continue
-            self._save(number, merged, metrics)
-            return merged
+                self.store.event(f"{error} It is repeated.", "warning")
         raise JobFailed(
-            f"Round {number} was tried {ATTEMPTS} times and never had the {self.config.min_sites} updates that it needs. "
+            f"{what} was tried {ATTEMPTS} times and never had the {self.config.min_sites} answers that it needs. "
             "The log says why; look after the sites, and go on with: imagingai federated resume."
         )
 
     def _plain_round(self, number: int, weights: Weights) -> tuple[Weights, dict[str, float]]:
         """Every site's update by itself, made one model by the strategy."""
-        answers = self._ask("train", number, weights)
-        if len(answers) < self.config.min_sites:
-            raise TooFew(f"Round {number}: {len(answers)} updates can be used, {self.config.min_sites} are needed.")
+        answers = self._enough(f"Round {number}", self._ask("train", number, weights))
         current, replies = ArrayRecord(dict(weights)), [named(answer.reply, answer.weights) for answer in answers.values()]
         arrays, _ = aggregate(self.strategy, number, current, replies)
         shares = weights_of(self.strategy, replies) or {}
@@ -137,6 +138,12 @@ class Rounds:
             weight = shares.get(answer.reply.metadata.src_node_id)
             self.store.add_update(number, site, "counted", "", self.bytes, answer.seconds, answer.metrics, weight)
         return dict(arrays.to_torch_state_dict()), means(answers)
+
+    def _enough(self, what: str, answers: dict) -> dict:
+        """The answers, if there are enough of them."""
+        if len(answers) < self.config.min_sites:
+            raise TooFew(f"{what}: {len(answers)} answers can be used, {self.config.min_sites} are needed.")
+        return answers
 
     def _secure_round(self, number: int, weights: Weights) -> tuple[Weights, dict[str, float]]:
         """Only the mean of the updates and of the figures is seen."""
@@ -152,6 +159,7 @@ class Rounds:
             answers = self.questions.ask("survey", number, {}, new, lambda site: {})
             self.cases |= {site: int(answer.metrics["num-examples"]) for site, answer in answers.items()}
         asked = {node: self.cases[site] for node, site in sites.items() if site in self.cases}
+        self._enough(f"Round {number}", asked)
         if kind == "train":
             self.store.begin_round(number, sorted(sites[node] for node in asked), self.bytes)
         self.questions.state("running", f"{kind} round {number}, under masks")
@@ -213,7 +221,8 @@ class Rounds:
     def _measure(self, number: int, weights: Weights) -> dict[str, Any]:
         """The last model has no next round that would measure it."""
         if self.config.secure_aggregation:
-            return {"mean": self._masked("evaluate", number, weights).metrics, "sites": {}}
+            mean = self._repeated("The last measurement", lambda: self._masked("evaluate", number, weights))
+            return {"mean": mean.metrics, "sites": {}}
         answers = self._ask("evaluate", number, weights)
         return {"mean": means(answers), "sites": {site: plain(answer.metrics) for site, answer in answers.items()}}
 
