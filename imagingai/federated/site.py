@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from imagingai.federated.sharing import shared_names
 from imagingai.job import Report, ignore, part, write_json
 
 MOST_EPOCHS = 1000.0  # in a round
+PRIVATE, EARLIER = "private.safetensors", "earlier.safetensors"  # what stays here, of the last training and of the round before
 KINDS = ("survey", "train", "evaluate", "finish")
 Weights = dict[str, Tensor]
 Metrics = dict[str, Any]
@@ -47,7 +50,7 @@ class Site:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.memory = self._remembered()
         self.learner = self.open_data(self.memory.get("histogram"))
-        state = self.learner.network.state_dict()
+        state = self.first = {name: value.clone() for name, value in self.learner.network.state_dict().items()}
         names = shared_names(self.learner.network, self.config.private, head_of(self.learner.network))
         self.shapes = {name: tuple(state[name].shape) for name in names}
 
@@ -62,7 +65,7 @@ class Site:
         self._check(kind, weights, values)
         if kind == "train":
             return self._train(weights, values)
-        metrics = self._measure(weights, int(values["server-round"]))
+        metrics = self._measure(weights)
         if kind == "finish":
             self._finish(weights)
         return {}, metrics
@@ -79,7 +82,7 @@ class Site:
     def _train(self, weights: Weights, values: Mapping[str, Any]) -> tuple[Weights, Metrics]:
         number = int(values["server-round"])
         metrics = self._measure(weights, number)
-        self._place(weights, number)
+        self._place(weights, number, mixed=True)
         self._spend(number)
         figures = train_locally(
             self.learner.network,
@@ -93,13 +96,13 @@ class Site:
             device=self.device,
             report=part(self.report, (number - 1) / self.config.rounds, number / self.config.rounds),
         )
-        self._keep()
+        self._keep(number)
         state = self.learner.network.state_dict()
         return {name: state[name].detach().cpu().clone() for name in self.shapes}, {**metrics, **figures}
 
-    def _measure(self, weights: Weights, number: int) -> Metrics:
+    def _measure(self, weights: Weights, number: float = math.inf) -> Metrics:
         """The received model, with what is private here, on the cases that were held out."""
-        self._place(weights, number, measuring=True)
+        self._place(weights, number)
         figures = self.learner.evaluate(self.learner.network)
         return {"num-examples": self.learner.examples, "held_out": self.learner.held_out} | {
             f"{name}_before": float(value) for name, value in figures.items()
@@ -107,7 +110,7 @@ class Site:
 
     def _finish(self, weights: Weights) -> None:
         """The result: the global model, and a model of this site's own if there is one."""
-        self._place(weights, self.config.rounds, measuring=True)
+        self._place(weights)
         network = self.learner.network
         results = {"global": self.learner.evaluate(network)}
         if self.config.private == "none":  # with private layers a global model without them would be half a model
@@ -185,27 +188,35 @@ class Site:
 
     # --- weights
 
-    def _place(self, weights: Weights, number: int, measuring: bool = False) -> None:
-        """The received weights into the network, with what stays here. measuring: the others' model, not a mixture with the own one."""
-        own = self._own()
+    def _place(self, weights: Weights, number: float = math.inf, mixed: bool = False) -> None:
+        """The received weights into the network, with what stayed here before the training of round `number`, or after the last one.
+
+        mixed: with the own weights, by the Fourier aggregation; else it is the others' model.
+        """
+        own = self._own(number)
         received = weights
-        if own and self.config.fourier and not measuring:
-            share = fourier.share_in(number, self.config.rounds, self.config.fourier)
+        if own and self.config.fourier and mixed:
+            share = fourier.share_in(int(number), self.config.rounds, self.config.fourier)
             received = fourier.merge({name: own[name] for name in received}, received, share)
         private = {name: value for name, value in own.items() if name not in self.shapes}
-        self.learner.network.load_state_dict({**self.learner.network.state_dict(), **private, **received})
+        self.learner.network.load_state_dict({**self.first, **private, **received})
 
-    def _own(self) -> Weights:
-        file = self.folder / "private.safetensors"
-        return load_file(file) if file.is_file() else {}
+    def _own(self, number: float) -> Weights:
+        """What was kept in the last training before this round; a round that is repeated begins as at the first time."""
+        for file in (self.folder / PRIVATE, self.folder / EARLIER):
+            if file.is_file() and _round_of(file) < number:
+                return load_file(file)
+        return {}
 
-    def _keep(self) -> None:
+    def _keep(self, number: int) -> None:
         """Keep what is private, and for the Fourier aggregation all own weights; through a temporary file."""
-        state = self.learner.network.state_dict()
+        state, file, temporary = self.learner.network.state_dict(), self.folder / PRIVATE, self.folder / f".{PRIVATE}"
         kept = {name: value.detach().cpu().contiguous() for name, value in state.items() if self.config.fourier or name not in self.shapes}
         if kept:
-            save_file(kept, self.folder / ".private.safetensors")
-            (self.folder / ".private.safetensors").replace(self.folder / "private.safetensors")
+            save_file(kept, temporary, {"round": str(number)})
+            if file.is_file() and _round_of(file) < number:
+                file.replace(self.folder / EARLIER)
+            temporary.replace(file)
 
     def _remembered(self) -> dict[str, Any]:
         file = self.folder / "memory.json"
@@ -218,6 +229,12 @@ class Site:
     def _remember(self) -> None:
         write_json(self.folder / "memory.json", self.memory)
         (self.folder / "memory.json").chmod(0o600)
+
+
+def _round_of(file: Path) -> int:
+    """The training in which private weights were kept."""
+    with safe_open(file, "pt") as content:
+        return int(content.metadata()["round"])
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
