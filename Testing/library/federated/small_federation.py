@@ -79,11 +79,11 @@ def reply_to(message: Message, numbers: np.ndarray | None = None, **metrics) -> 
     return Message(RecordDict(content), reply_to=message)
 
 
-def moved(message: Message, by: float = 1.0, **metrics) -> Message:
+def moved(message: Message, by: float | np.ndarray = 1.0, **metrics) -> Message:
     """The reply of a site whose training adds `by` to each number that it was sent."""
     if message.content["config"]["kind"] != "train":
         return reply_to(message, **metrics)
-    return reply_to(message, numbers_of(message) + np.float32(by), **metrics)
+    return reply_to(message, numbers_of(message) + np.asarray(by, np.float32), **metrics)
 
 
 def numbers_of(message: Message) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -214,11 +215,13 @@ def test_the_privacy_budget_is_for_as_many_trainings_as_there_are_rounds(tmp_pat
 
 
 def test_a_training_from_other_private_layers_spends_the_budget_too(tmp_path):
-    """The message is the same, but the noise is another one: it could be averaged away."""
+    """The message is the same, but the noise would be another one: it could be averaged away."""
     site = make_site(settings(**PRIVATE, **MLP), tmp_path)
     first, _ = ask(site, "train")
-    second, _ = ask(site, "train")
-    assert not same(first, second)
+    ask(site, "train", first, number=2)
+    assert same(ask(site, "train")[0], first)  # it begins with the private layers as they were before round 1
+    assert len(site.memory["trained"]) == 2
+    site.first["2.bias"] += 1
     assert refused(site) == "This site's privacy budget (epsilon 8) is spent after 2 trainings."
 
 
@@ -247,20 +250,31 @@ def test_private_layers_stay_over_a_restart(tmp_path):
     assert same(dict(restarted.learner.network.state_dict()), trained)
 
 
+@pytest.mark.parametrize("changes", [MLP, {"network": "mlp", "fourier": 0.3}], ids=["head", "fourier"])
+def test_a_round_that_is_repeated_begins_with_what_stayed_here_before_it(changes, tmp_path):
+    """So that a federation that was killed goes on as if nothing had happened."""
+    site = make_site(settings(rounds=3, **changes), tmp_path)
+    first, _ = ask(site, "train")
+    second, figures = ask(site, "train", first, number=2)
+    for _ in range(2):
+        again, measured = ask(Site(site.config, site.open_data, site.folder), "train", first, number=2)
+        assert same(again, second)
+        assert measured["loss_before"] == figures["loss_before"]
+    third, _ = ask(site, "train", second, number=3)
+    assert not same(third, second)
+
+
 def test_the_fourier_aggregation_begins_with_the_own_weights(tmp_path):
-    """In the first of two rounds the low frequencies come from the others, the rest stays; in the last one all is received."""
-    config = settings(network="mlp", fourier=0.3)
-    site = make_site(config, tmp_path)
+    """In the second of three rounds the low frequencies come from the others, the rest stays; in the last one all is received."""
+    site = make_site(settings(network="mlp", fourier=0.3, rounds=3, learning_rate=1e-6, held_out=0.0), tmp_path)
     own, _ = ask(site, "train")
     assert load_file(site.folder / "private.safetensors").keys() == own.keys()
     others = {name: torch.zeros_like(value) for name, value in own.items()}
-    site._place(others, 1)
-    mixed = site.learner.network.state_dict()["0.weight"]
-    assert 0 < float(mixed.norm()) < float(own["0.weight"].norm())
-    site._place(others, 2)
-    assert float(site.learner.network.state_dict()["0.weight"].norm()) == 0
-    site._place(others, 1, measuring=True)  # what is measured is the model of the others
-    assert float(site.learner.network.state_dict()["0.weight"].norm()) == 0
+    mixed, metrics = ask(site, "train", others, number=2)  # at this rate what comes back is what it began with
+    assert 0.1 < float(mixed["0.weight"].norm() / own["0.weight"].norm()) < 0.9
+    assert metrics["loss_before"] == pytest.approx(np.log(2))  # what is measured is the model of the others
+    received, _ = ask(site, "train", others, number=3)
+    assert float(received["0.weight"].norm()) < 1e-3
 
 
 # --- the end
