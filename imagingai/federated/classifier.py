@@ -16,7 +16,7 @@ from imagingai.errors import InputError, WeightsError
 from imagingai.federated.config import ProjectConfig
 from imagingai.federated.learner import build_network, find_cases, read_all
 from imagingai.federated.nyul import standardize
-from imagingai.job import ignore
+from imagingai.job import Report, ignore
 from imagingai.weights import fill, read_tensors, write_tensors
 
 LEAST = 10  # cases whose own mean and deviation may stand for those of a site
@@ -28,7 +28,8 @@ class Description:
 
     mean, deviation: of the features at the site that saved it (roi tasks). They never leave a site by themselves: every
     site brings its features to mean 0 and deviation 1 with those of its own training cases, which also removes a constant
-    difference of scanners. Empty if there are none: then those of the new cases are taken.
+    difference of scanners. Empty if the aggregator saved it: then those of the new cases are taken. Whoever passes the file of
+    a site on passes them on.
     """
 
     project: ProjectConfig
@@ -86,7 +87,7 @@ def load_classifier(path: str | Path) -> Classifier:
 
 
 @torch.no_grad()
-def predict(model: Classifier, inputs: Mapping[str, Path], *, own_scale: bool = False) -> list[dict[str, Any]]:
+def predict(model: Classifier, inputs: Mapping[str, Path], *, own_scale: bool = False, report: Report = ignore) -> list[dict[str, Any]]:
     """One row for each case: case, prediction, and the probability of every class.
 
     inputs: images (and labels), or a table; it needs no column of the target. own_scale: standardize features by the new
@@ -96,13 +97,16 @@ def predict(model: Classifier, inputs: Mapping[str, Path], *, own_scale: bool = 
     found = find_cases(project, inputs)
     if found.problems:
         raise InputError(found.problems[0][1])
-    samples = read_all(found, ignore)
+    samples = read_all(found, report)
+    if not samples:
+        raise InputError(f"{inputs['table']} has no cases: there is no row below its header.")
     description = model.description
-    if project.features and (own_scale or not description.mean):
+    if project.task.startswith("roi") and (own_scale or not description.mean):
         if len(samples) < LEAST:
             raise InputError(f"{len(samples)} cases are too few to know the usual features of a site; {LEAST} are needed.")
         description = dataclasses.replace(description, **statistics([sample.input for sample in samples]))
-    outputs = model.network(torch.from_numpy(np.stack([description.scale(sample.input) for sample in samples])))
+    seen = torch.from_numpy(np.stack([description.scale(sample.input) for sample in samples]))
+    outputs = torch.cat([model.network(some) for some in seen.split(project.batch)])
     if project.task == "roi-regression":
         return [{"case": s.name, "prediction": float(description.from_unit(float(o)))} for s, o in zip(samples, outputs[:, 0], strict=True)]
     rows = []

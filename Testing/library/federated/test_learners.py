@@ -424,6 +424,8 @@ def test_model_is_used_at_another_site_with_the_features_of_its_own_cases(tmp_pa
 
     assert accuracy() <= 0.6 and accuracy(own_scale=True) >= 0.9
     few = {"table": write_table(tmp_path / "few.csv", table_columns(9))}
+    with pytest.raises(InputError, match=r"none.csv has no cases: there is no row below its header"):
+        predict(model, {"table": write_table(tmp_path / "none.csv", table_columns(0))})
     with pytest.raises(InputError, match="9 cases are too few to know the usual features of a site; 10 are needed"):
         predict(model, few, own_scale=True)
 
