@@ -45,7 +45,7 @@ from flwr.supercore.routers import health
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
-from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from flwr.superlink.routers.fleet import node_auth
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -61,6 +61,7 @@ log = logging.getLogger(__name__)
 LARGEST = 32 << 20  # bytes of one request; Flower sends arrays in pieces of 5 MB
 NEW = 5  # seconds after which a key that was just invited is surely known
 SETTLED = 10.0  # seconds after which a reply has surely been taken
+CLOCKS = 300, 5  # seconds that a site's clock may be ahead, and how many more behind; Flower's 5 and 300 shut out those that run fast
 HEARTBEAT = 15  # seconds; a site that is silent for two of them is offline
 REPLY_TIME = 30 * 86400.0  # seconds that a late reply is still taken, so that we know when a late site is free again
 Reply = dict[str, Any]
@@ -82,10 +83,11 @@ def make_app(database: Path) -> FastAPI:
         Middleware(BaseHTTPMiddleware, dispatch=_limit_size),
         Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
         Middleware(ProtobufTranslationMiddleware),
-        Middleware(NodeAuthMiddleware),
+        Middleware(node_auth.NodeAuthMiddleware),
     ]
     app = FastAPI(title="ImagingAI aggregator", docs_url=None, redoc_url=None, openapi_url=None, middleware=middleware)
     app.state.linkstate_factory = open_state(database)
+    node_auth.SYSTEM_TIME_TOLERANCE, node_auth.TIMESTAMP_TOLERANCE = CLOCKS
     app.state.enable_supernode_auth = True  # nobody can register a key from outside
     app.include_router(health.router)
     app.include_router(fleet_router)
