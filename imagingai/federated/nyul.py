@@ -60,4 +60,5 @@ def standardize(image: np.ndarray, average: Sequence[float]) -> np.ndarray:
 
 def foreground(image: np.ndarray) -> np.ndarray:
     """The values above the mean, which tells the head or the heart from the air around it (Nyul et al. 2000)."""
-    return image[image > image.mean()]
+    above = image[image > image.mean()]
+    return above if above.size else image.ravel()  # a piece of air alone

@@ -75,6 +75,11 @@ def test_image_of_two_values_can_be_harmonized():
     assert np.all(foreground(image) == 1.0)
 
 
+def test_empty_piece_of_an_image_can_be_harmonized():
+    air = np.zeros((8, 8))
+    assert site_histogram([air])[0] == 1.0 and not standardize(air, site_histogram([seen(tissue())])).any()
+
+
 @pytest.mark.parametrize("histogram", [[1.0], [0.0] * BINS, [2.0 / BINS] * BINS, [-1.0, 2.0] + [0.0] * (BINS - 2), [float("nan")] * BINS])
 def test_what_is_no_histogram_is_refused(histogram):
     with pytest.raises(InputError, match=r"That is no histogram of intensities: 128 shares that sum to 1 are needed"):
