@@ -19,11 +19,12 @@ from imagingai.federated.consent import summary
 from imagingai.federated.invitation import read_invitation
 from imagingai.options import from_dict
 from ImagingAILib import federation, install
-from ImagingAILib.exchange_view import ResultsView, RunningView
-from ImagingAILib.federation import JoinRun
+from ImagingAILib.exchange_view import RunningView
+from ImagingAILib.federation import JoinRun, Model
 from ImagingAILib.federation_data import DataView
 from ImagingAILib.federation_view import InvitationView, JoinPanel, askConsent, stepsText
 from ImagingAILib.frame import Tabs, connectPlaces
+from ImagingAILib.models_view import SEGMENTATION, Predictions, ResultsView
 from ImagingAILib.parameters import Parameters
 from ImagingAILib.segmentation import distinct
 
@@ -82,8 +83,8 @@ class FederatedClientWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.join.consent = self.askConsent
         self.invitation = InvitationView(first, self.join.ensure, self.updateSteps)
         self.data = DataView(data, requirements, lambda: self.invitation.invitation, self.folder, self.updateSteps)
-        self.panels = {"federated-check": self.data.panel, "federated-join": self.join}
-        self.results = ResultsView(results, self.useModel)
+        self.predictions, self.results = Predictions(results, requirements), ResultsView(results, self.useModel)
+        self.panels = {"federated-check": self.data.panel, "federated-join": self.join, "federated-predict": self.predictions.panel}
         first.invitationFile.connect("currentPathChanged(QString)", self.onInvitation)
         first.outputFile.connect("currentPathChanged(QString)", self.onFolder)
         first.earlierBox.connect("activated(int)", self.onEarlier)
@@ -127,7 +128,7 @@ class FederatedClientWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.data.isJoined = isJoined
         for widget in (self.invitation.ui.invitationFile, self.invitation.ui.outputFile, self.invitation.ui.earlierBox):
             widget.enabled = not isJoined
-        self.showEarlier()
+        self.invitation.showEarlier()
         self.data.update()
 
     def joinMissing(self, parameters: Parameters) -> str:
@@ -149,7 +150,8 @@ class FederatedClientWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def updateSteps(self, _value=None) -> None:
         checked = self.data.current()
-        self.join.ui.warningsBox.visible = checked is not None and checked.verdict == "look"
+        box, hasWarnings = self.join.ui.warningsBox, checked is not None and checked.verdict == "look"
+        box.visible, box.checked = hasWarnings, hasWarnings and box.checked  # other warnings are confirmed anew
         self.join.ui.stepsLabel.text = stepsText(self.invitation.invitation, self.steps())
         self.join.updateApply()
 
@@ -186,16 +188,12 @@ class FederatedClientWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.running.open(folder)
         self.data.update()
 
-    def showEarlier(self) -> None:
-        ui, folders = self.invitation.ui, federation.remembered()
-        ui.earlierBox.clear()
-        ui.earlierBox.addItems([_("choose to go on with it"), *(folder.name for folder in folders)])
-        ui.earlierLabel.visible = ui.earlierBox.visible = bool(folders)
-
-    def useModel(self, path: str) -> None:
-        """Segment with a model of a federation."""
-        slicer.util.selectModule("UncertaintySeg")
-        slicer.util.getModuleWidget("UncertaintySeg").useModel(path)
+    def useModel(self, model: Model) -> None:
+        if model.task == SEGMENTATION:
+            slicer.util.selectModule("UncertaintySeg")
+            slicer.util.getModuleWidget("UncertaintySeg").useModel(str(model.path))
+        else:
+            self.predictions.use(model)
 
     # --- scene and module
 
@@ -203,7 +201,7 @@ class FederatedClientWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         node = self.logic.getParameterNode()
         for panel in self.panels.values():
             panel.setParameterNode(node)
-        self.showEarlier()
+        self.invitation.showEarlier()
         self.results.fill()
         if self.join.run:
             self.restore(self.join.run.folder)

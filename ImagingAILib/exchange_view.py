@@ -1,4 +1,4 @@
-"""What the tabs of FederatedClient show while a site takes part, and afterwards: state, curves, every exchange, the models."""
+"""The tab Running of FederatedClient: where this site is, how the model does here, and every exchange."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from pathlib import Path
 import qt
 from slicer.i18n import tr as _
 
-from ImagingAILib import federation
 from ImagingAILib.case_view import LIGHTS, fillTable
-from ImagingAILib.federation import Follower, JoinRun, Model
+from ImagingAILib.federation import Follower, JoinRun
 from ImagingAILib.training_view import Plot
 
 INTERVAL = 1000  # ms between two looks at the folder
 SHOWN = 200  # exchanges in the table; all are in the log
 SHORT = 12  # digits of a hash
-REPORT = "report.html"
 NO_CURVE = ("round", "seconds", "bytes", "epochs", "num-examples", "held_out")
 BEFORE = "_before"  # of figures of the model that came, measured before this site trained on
 
@@ -191,47 +189,3 @@ def quantityTitle(name: str) -> str:
     }
     plain = name.removesuffix(BEFORE).replace("_", " ")
     return known.get(name) or plain[:1].upper() + plain[1:]
-
-
-class ResultsView:
-    """The models of all federations of this computer; `use(path)` segments with one."""
-
-    def __init__(self, ui, use: Callable[[str], None]) -> None:
-        self.ui, self.use, self.models = ui, use, []
-        ui.resultsTable.connect("itemSelectionChanged()", self.update)
-        ui.useButton.connect("clicked(bool)", self.onUse)
-        ui.reportButton.connect("clicked(bool)", self.onReport)
-
-    def fill(self) -> None:
-        """Show the models that there are now, those of the latest federation first."""
-        self.models, kinds = federation.models(), {"model": _("global"), "personal": _("of this site")}
-        rows = [(one.federation, kinds[one.kind], f"{one.figures['score']:.3f}" if "score" in one.figures else "") for one in self.models]
-        fillTable(self.ui.resultsTable, [_("Federation"), _("Model"), _("Score here")], rows)
-        if rows:
-            self.ui.resultsTable.selectRow(0)
-        self.update()
-
-    def selected(self) -> Model | None:
-        found = self.ui.resultsTable.selectedItems()
-        return self.models[found[0].row()] if found else None
-
-    def update(self) -> None:
-        ui, one = self.ui, self.selected()
-        ui.useButton.enabled = one is not None and one.task == "segmentation"
-        ui.reportButton.enabled = one is not None and (one.folder / REPORT).exists()
-        ui.folderLabel.text = modelText(one) if one else _("The models of a federation are listed here when it is done.")
-
-    def onUse(self, _checked=False) -> None:
-        self.use(str(self.selected().path))
-
-    def onReport(self, _checked=False) -> None:
-        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.selected().folder / REPORT)))
-
-
-def modelText(one: Model) -> str:
-    """All figures of a model, its file, its card and the log."""
-    figures = ", ".join(f"{escape(name)} {value:.3f}" for name, value in one.figures.items())
-    here = _("On the held-out cases of this site: {figures}.").format(figures=figures) if figures else ""
-    names = {"model_card.md": _("Model card"), "audit.jsonl": _("Log of the exchanges"), "": _("All files")}
-    links = [f'<a href="{(one.folder / name).as_uri()}">{title}</a>' for name, title in names.items() if (one.folder / name).exists()]
-    return "<br>".join(filter(None, [here, escape(str(one.path)), " · ".join(links)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from imagingai.federated import keys
 from imagingai.job import Job, read_result
 from ImagingAILib import install
 from ImagingAILib.segmentation import FolderRun, writePairs
+from ImagingAILib.world import NodeError
 
 FOLDERS_KEY = "ImagingAI/Federations"  # setting: folders of federations, the latest first
 MOST = 20  # federations that are remembered
@@ -111,6 +113,19 @@ def joinedInputs(folder: Path) -> dict[str, str]:
     except ImagingAIError:
         return {}
     return job.inputs if job.task == "federated-join" else {}
+
+
+def keepInvitation(invitation: Path, folder: Path) -> Path:
+    """Copy an invitation into the folder of its federation, which may be joined again when the mail is long gone."""
+    kept = folder / invitation.name
+    if kept != invitation:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(invitation, kept)
+        except OSError as error:
+            text = _("The folder {folder} cannot be written: {reason}. Choose another one in the tab Invitation.")
+            raise NodeError(text.format(folder=folder, reason=error.strerror)) from None
+    return kept
 
 
 # --- remembered

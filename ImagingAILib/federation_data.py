@@ -93,6 +93,7 @@ class DataView(FolderResults):
 
     def start(self, parameters: Parameters, timer, onProgress, onDone) -> CheckRun:
         pairs, config = pairsOfScene() if self.isFromScene() else [], self.invitation().config
+        parameters.setFile("invitation", str(federation.keepInvitation(Path(parameters.file("invitation")), Path(self.folder()))))
         known = dict(zip(config.values or range(1, len(config.classes) + 1), config.classes, strict=False))
         run = CheckRun(self.source(), self.inputs(), parameters.values(), Path(self.folder()) / federation.CHECK, pairs, known)
         run.start(install.python(), install.jobEnvironment(), timer, onProgress, onDone)

@@ -45,6 +45,13 @@ class InvitationView:
         ui.keySection.collapsed = self.invitation is not None and not self.problem()
         self.showKey()
 
+    def showEarlier(self) -> None:
+        """Offer the federations of this computer."""
+        ui, folders = self.ui, federation.remembered()
+        ui.earlierBox.clear()
+        ui.earlierBox.addItems([_("choose to go on with it"), *(folder.name for folder in folders)])
+        ui.earlierLabel.visible = ui.earlierBox.visible = bool(folders)
+
     def problem(self) -> str:
         """What is wrong with the invitation or the key, or nothing."""
         if self.invitation is None:

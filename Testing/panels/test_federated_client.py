@@ -250,6 +250,9 @@ def test_warnings_have_to_be_confirmed(host, panel, study, click, typeText, wait
     tab(panel, "Join")
     click(ui.warningsBox)
     assert ui.applyButton.enabled
+    tab(panel, "Data")
+    check(panel, click, waitUntil)
+    assert not ui.warningsBox.checked, "warnings of another check are others"
 
 
 def test_data_that_cannot_be_used(host, panel, study, click, typeText, waitUntil):
@@ -403,6 +406,25 @@ def test_the_site_leaves_when_slicer_quits(host, joined, study, waitUntil):
     assert not any(event == "refused" for event in logOf(study))
 
 
+def test_the_invitation_is_kept_with_the_federation(host, panel, study, click, typeText, waitUntil):
+    prepare(host, panel, study, click, typeText, waitUntil)
+    (study / "hospital_a.invitation").unlink()
+    join(host, panel, click)
+    finish(panel, waitUntil)
+    assert panel.results.ui.resultsTable.rowCount == 2
+
+
+def test_a_folder_that_cannot_be_written(host, panel, study, click, typeText):
+    typeText(panel.invitation.ui.invitationFile, str(study / "hospital_a.invitation"))
+    typeText(panel.invitation.ui.outputFile, "/proc/federation")
+    tab(panel, "Data")
+    host.choose(panel.data.ui.sourceBox, "folders")
+    for name in ("images", "labels"):
+        typeText(getattr(panel.data.ui, f"{name}File"), str(study / name))
+    click(panel.data.ui.applyButton)
+    assert "/proc/federation cannot be written" in host.dialogs[-1].text and panel.data.panel.run is None
+
+
 def test_after_a_restart_the_federation_is_offered(host, joined, study, waitUntil, click):
     waitUntil(lambda: joined.running.history, PATIENCE)
     joined.onReload()
@@ -454,8 +476,8 @@ def test_the_report_opens(host, joined, study, click, waitUntil):
     assert host.dialogs[-1].text == (folderOf(study) / "report.html").as_uri()
 
 
-def test_a_result_that_is_no_segmentation_is_not_offered_for_it(host, panel, study, click, typeText, waitUntil):
-    writeInvitation(study / "hospital_a.invitation", task="roi-classification", classes=("a", "b"), features=("left",))
+def test_a_classifier_is_used_on_new_cases(host, panel, study, click, typeText, waitUntil):
+    writeInvitation(study / "hospital_a.invitation", task="roi-classification", classes=("healthy", "ill"), features=("left",))
     typeText(panel.invitation.ui.invitationFile, str(study / "hospital_a.invitation"))
     tab(panel, "Data")
     typeText(panel.data.ui.tableFile, str(study / "table.csv"))
@@ -463,7 +485,17 @@ def test_a_result_that_is_no_segmentation_is_not_offered_for_it(host, panel, stu
     tab(panel, "Join")
     join(host, panel, click)
     finish(panel, waitUntil)
-    assert not panel.results.ui.useButton.enabled and panel.results.ui.reportButton.enabled
+    ui = panel.results.ui
+    assert ui.useButton.text == "Use on new cases"
+    click(ui.useButton)
+    assert ui.modelFile.currentPath == str(folderOf(study) / "model.safetensors")
+    assert ui.applyButton.toolTip == "Choose the images or the table of the new cases."
+    typeText(ui.tableFile, str(study / "table.csv"))
+    typeText(ui.outputFile, str(study / "predictions"))
+    click(ui.applyButton)
+    waitUntil(lambda: panel.predictions.panel.run is None, PATIENCE)
+    assert column(ui.predictionsTable, 1) == ["ill", "healthy"] and column(ui.predictionsTable, 3) == ["0.977", "0.000"]
+    host.screenshot(panel, "federated-predictions")
 
 
 @pytest.mark.slicer(mainWindow=False)
@@ -480,7 +512,11 @@ def test_in_slicer_5_10(joined, waitUntil):
 
 @pytest.mark.slicer(markTranslated=True)
 def test_all_texts_can_be_translated(host, openModule):
-    fields = [field for task in ("federated-check", "federated-join") for field in load(TASKS[task].config).__dataclass_fields__.values()]
+    fields = [
+        field
+        for task in ("federated-check", "federated-join", "federated-predict")
+        for field in load(TASKS[task].config).__dataclass_fields__.values()
+    ]
     choices = {str(choice) for field in fields for choice in field.metadata["choices"]}
     assert [text for text in host.untranslated(openModule("FederatedClient")) if text not in choices] == []
 
@@ -490,7 +526,8 @@ def test_every_option_and_input_has_a_widget(panel):
         decided = {"accept", "key"}  # by the consent, and by the key that this site has
         assert set(one.options) == set(load(TASKS[task].config).__dataclass_fields__) - decided, task
         from_dict(load(TASKS[task].config), one.parameters.values())  # what the widgets show is allowed
-    assert {item.name for item in TASKS["federated-check"].inputs} == set(panel.data.panel.files)
+    for task in ("federated-check", "federated-predict"):
+        assert {item.name for item in TASKS[task].inputs} == set(panel.panels[task].files) - {"output"}
 
 
 def test_the_console(panel, study, waitUntil):
