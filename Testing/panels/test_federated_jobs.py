@@ -72,13 +72,23 @@ def test_the_panel_is_a_site(host, panel, openModule, click, typeText, waitUntil
         panel.ui.tabs.setCurrentIndex(JOIN)
         host.dialogs.answers.append(agree(host))
         click(panel.join.ui.applyButton)
+        waitUntil(lambda: panel.running.history, PATIENCE)
+        host.dialogs.answers.append("Ok")
+        click(panel.running.ui.leaveButton)
+        waitUntil(lambda: panel.join.run is None, PATIENCE)
+        assert panel.running.ui.statusLabel.text.startswith("You have left."), panel.join.ui.logText.toPlainText()
+        panel.ui.tabs.setCurrentIndex(JOIN)
+        host.dialogs.answers.append(agree(host))
+        click(panel.join.ui.applyButton)
         waitUntil(lambda: panel.join.run is None, PATIENCE)
     assert panel.ui.tabs.currentIndex == RESULTS, panel.join.ui.logText.toPlainText()
     folder = tmp_path / "Disks-of-two-hospitals"
     scores = [row["score_before"] for row in panel.running.history]
     assert scores[-1] > 0.6 and scores[-1] > scores[0]
     log = read_audit(folder / "audit.jsonl")
-    assert len([row for row in log if row["event"] == "sent" and row["kind"] == "train"]) == PROJECT["rounds"]
+    events = [row["event"] for row in log]
+    assert events.count("agreed") == 1 and events.count("left") == 1 and events.count("connected") == 2
+    assert {row["round"] for row in log if row["event"] == "sent" and row["kind"] == "train"} == set(range(1, PROJECT["rounds"] + 1))
     openModule("UncertaintySeg")
     openModule("FederatedClient")
     click(panel.results.ui.useButton)

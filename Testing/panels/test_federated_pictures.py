@@ -64,4 +64,10 @@ def test_pictures(host, panel, click, typeText, waitUntil, study):
         waitUntil(lambda: len(panel.running.history) > 4, PATIENCE)
         host.screenshot(panel, "federated-running")
         waitUntil(lambda: panel.join.run is None, PATIENCE)
+    ui = panel.results.ui
+    click(ui.useButton)
+    typeText(ui.imagesFile, str(data["south"]["images"]))
+    typeText(ui.outputFile, str(study / "predictions"))
+    click(ui.applyButton)
+    waitUntil(lambda: panel.predictions.panel.run is None, PATIENCE)
     host.screenshot(panel, "federated-results")
