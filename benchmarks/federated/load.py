@@ -1,0 +1,140 @@
+"""How fast weights move: `python load.py --work FOLDER` writes results/load.md.
+
+1. Eight sites, 19.6 MB, four rounds, over TLS on this computer: seconds, memory, CPU seconds of each process; with float32 and float16.
+2. Over lines of 10, 100 and 1000 Mbit/s (of the aggregator, in each direction, shared by all sites): seconds of a round, and how many
+   the bytes alone would take at that rate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import common
+
+common.begin()
+
+from harness import PICTURES, Federation, federation  # noqa: E402
+from relay import Line  # noqa: E402
+
+TICK = os.sysconf("SC_CLK_TCK")
+LINES = {  # Mbit/s -> sites, network: smaller on the slow line, so that it takes minutes and not hours
+    10: (2, "small"),
+    100: (4, "resnet10"),
+    1000: (4, "resnet10"),
+}
+
+
+class Watch:
+    """Peak memory and CPU seconds of the processes of a federation, looked at twice a second until it ends."""
+
+    def __init__(self, fed: Federation) -> None:
+        self.fed, self.memory, self.seconds, self.over = fed, {}, {}, threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.5):
+            for name, number in self._processes().items():
+                self._look(name, Path(f"/proc/{number}"))
+
+    def _processes(self) -> dict[str, int]:
+        found = {name: process.pid for name, process in list(self.fed.running.items())}
+        for name in ("link", "rounds_process"):
+            try:
+                found[name] = self.fed.child(name)
+            except (OSError, KeyError, TimeoutError):  # not there yet, or over
+                continue
+        return found
+
+    def _look(self, name: str, place: Path) -> None:
+        try:
+            peak = next(line for line in (place / "status").read_text().splitlines() if line.startswith("VmHWM"))
+            fields = (place / "stat").read_text().rpartition(")")[2].split()
+        except (OSError, StopIteration):  # it has ended
+            return
+        self.memory[name] = int(peak.split()[1]) * 1024 / 1e6
+        self.seconds[name] = (int(fields[11]) + int(fields[12])) / TICK
+
+    def end(self) -> None:
+        """No more looking."""
+        self.over.set()
+        self.thread.join()
+
+
+def load(folder: Path, exchange: str, sites: int = 8, rounds: int = 4) -> dict[str, str]:
+    """A row of the first table."""
+    names = tuple(f"s{k}" for k in range(sites))
+    with federation(folder, names, **{**PICTURES, "rounds": rounds, "exchange": exchange}) as fed:
+        watch, began = Watch(fed.begin()), time.time()
+        codes = fed.end(900)
+        watch.end()
+        assert not any(codes.values()), {name: fed.last(name) for name, code in codes.items() if code}
+        rows, whole = fed.ledger().rounds(), time.time() - began
+        moved = sum(row.bytes * len(row.sites) * 2 for row in rows) + 2 * rows[0].bytes * sites  # and once to measure, once to finish
+    site = [watch.memory[name] for name in names]
+    aggregator = [watch.memory[name] for name in ("link", "rounds_process", "aggregator")]
+    return {
+        "numbers": exchange,
+        "all, s": f"{whole:.0f}",
+        "the rounds, s": f"{rows[-1].ended - rows[0].started:.0f}",
+        "moved, MB": f"{moved / 1e6:.0f}",
+        "peak memory of link / rounds / site, MB": f"{aggregator[0]:.0f} / {aggregator[1]:.0f} / {max(site):.0f}",
+        "aggregator in all, MB": f"{sum(aggregator):.0f}",
+        "CPU of link / rounds / site, s": f"{watch.seconds['link']:.0f} / {watch.seconds['rounds_process']:.0f} / "
+        f"{sum(watch.seconds[name] for name in names) / sites:.0f}",
+    }
+
+
+def slow(folder: Path, rate: int, rounds: int = 3) -> dict[str, str]:
+    """A row of the second table. rate: Mbit/s."""
+    count, network = LINES[rate]
+    names = tuple(f"s{k}" for k in range(count))
+    with federation(folder, names, **{**PICTURES, "rounds": rounds, "network": network}) as fed:
+        line = Line(fed.port, rate * 1e6 / 8)
+        for name in names:
+            fed.invite(name, line.port)
+        codes = fed.begin().end(900)
+        assert not any(codes.values()), codes
+        rows = fed.ledger().rounds()
+        line.close()
+        training = [max(row.metrics["seconds"] for row in fed.ledger().updates(number)) for number in range(2, rounds + 1)]
+    seconds = sum(row.ended - row.started for row in rows[1:]) / (rounds - 1)
+    size, payload = rows[0].bytes, rows[0].bytes * count * rounds
+    limit = 2 * size * count * 8 / (rate * 1e6)
+    return {
+        "Mbit/s": str(rate),
+        "sites x MB": f"{count} x {size / 1e6:.1f}",
+        "limit of a round, s": f"{limit:.1f}",
+        "measured, s": f"{seconds:.1f}",
+        "of that training, s": f"{sum(training) / len(training):.1f}",
+        "measured / limit": f"{seconds / limit:.2f}",
+        "bytes up on the line / weights": f"{line.up.total / payload:.3f}",
+    }
+
+
+def main() -> None:
+    options = common.parser(__doc__)
+    options.add_argument("--only", nargs="*", default=["float32", "float16", *map(str, LINES)], help="float32, float16, 10, 100, 1000")
+    options = options.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        folder = options.work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        row = load(folder, name) if name.startswith("float") else slow(folder, int(name))
+        (options.work / f"{name}.json").write_text(json.dumps(row), encoding="utf-8")
+        print(row, flush=True)
+    known = {file.stem: json.loads(file.read_text()) for file in sorted(options.work.glob("*.json"))}
+    common.RESULTS.mkdir(exist_ok=True)
+    (common.RESULTS / "load.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    first = [known[name] for name in ("float32", "float16") if name in known]
+    second = [known[name] for name in map(str, LINES) if name in known]
+    common.write_result("load.md", "\n".join(common.table(rows) for rows in (first, second) if rows))
+
+
+if __name__ == "__main__":
+    main()
