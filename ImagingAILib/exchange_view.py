@@ -80,13 +80,13 @@ class RunningView:
     def look(self) -> None:
         """Show what is new."""
         found, ui = self.follower, self.ui
-        ui.stateLabel.text = stateText(found.state() if found else {}, self.run)
-        ui.pauseButton.enabled = ui.leaveButton.enabled = self.run is not None
-        ui.pauseButton.text = _("Go on") if self.run and self.run.isPaused else _("Pause")
         if found and found.readLog():
             self.showLog()
         if found and (history := found.history()) != self.history:
             self.showCurves(history)
+        ui.stateLabel.text = stateText(found.state() if found else {}, self.run) + budgetText(self.history)
+        ui.pauseButton.enabled = ui.leaveButton.enabled = self.run is not None
+        ui.pauseButton.text = _("Go on") if self.run and self.run.isPaused else _("Pause")
 
     def showLog(self) -> None:
         log = self.follower.log if self.follower else []
@@ -146,6 +146,12 @@ def stateText(state: dict, run: JoinRun | None) -> str:
     light = LIGHTS["look"] if name in ("paused", "connecting") else LIGHTS["good"]
     message = escape(state.get("message") or "") if name == "connecting" else ""  # why
     return f'<span style="color:{light}">●</span> <b>{words[name].format(**known)}</b>' + (f"<br>{message}" if message else "")
+
+
+def budgetText(history: list[dict]) -> str:
+    """How much of the privacy budget is spent, if there is one."""
+    spent = history[-1].get("epsilon") if history else 0
+    return "<br>" + _("Privacy budget spent so far: epsilon {value:.2f}").format(value=spent) if spent else ""
 
 
 def lineTexts(row: dict) -> tuple[str, ...]:

@@ -139,7 +139,9 @@ class Site:
         score, loss = 0.86 - 0.6 / number, 0.2 + 0.9 / number
         figures = {"num-examples": 19, "score_before": score, "loss_before": loss, "loss": loss * 0.9, "dice Anterior_before": score}
         self.audit.write("sent", kind="train", round=number, bytes=24_600_000, sha256=f"{number + 160:02x}" * 32, figures=figures)
-        self.history.append({"round": number, **figures, "epsilon": 0.0, "seconds": 0.4, "bytes": 24_600_000})
+        self.history.append(
+            {"round": number, **figures, "epsilon": self.invitation.config.epsilon * number / ROUNDS, "seconds": 0.4, "bytes": 24_600_000}
+        )
         write_json(self.place / "history.json", self.history)
 
     def results(self) -> dict:

@@ -333,6 +333,18 @@ def test_every_exchange_is_listed(host, joined, study, waitUntil):
     assert verify(folderOf(study) / "federation" / "audit.jsonl").broken is None
 
 
+def test_the_privacy_budget_is_shown(host, panel, study, click, typeText, waitUntil):
+    writeInvitation(study / "hospital_a.invitation", epsilon=8.0)
+    typeText(panel.invitation.ui.invitationFile, str(study / "hospital_a.invitation"))
+    assert "at most epsilon 8" in panel.invitation.ui.summaryText.toPlainText()
+    prepare(host, panel, study, click, typeText, waitUntil)
+    join(host, panel, click)
+    finish(panel, waitUntil)
+    ui = panel.running.ui
+    assert "Privacy budget spent so far: epsilon 8.00" in ui.stateLabel.text
+    assert ui.quantityBox.itemText(ui.quantityBox.count - 1) == "Privacy budget that is spent (epsilon)"
+
+
 def test_pause_and_go_on(host, joined, study, click, waitUntil):
     ui = joined.running.ui
     waitUntil(lambda: joined.running.history, PATIENCE)
