@@ -232,9 +232,9 @@ def test_noise_follows_from_secret_round_and_received_weights():
     assert len({noise_seed(start, 7, 1), noise_seed(moved, 7, 1), noise_seed(start, 7, 2), noise_seed(start, 8, 1)}) == 4
 
 
-def test_steps_in_which_nobody_is_drawn_are_noise_alone():
+def test_cases_of_a_private_step_are_drawn_one_by_one(no_noise):
+    """So that some steps have none."""
     settings = project(epsilon=5.0, batch=1)
-    train_locally(build_network(settings), Rows(3), settings, round=1, epochs=1.0, secret=1)
     drawn = []
 
     class Watched(Rows):
