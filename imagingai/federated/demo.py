@@ -26,6 +26,7 @@ from imagingai.federated.keys import make_site_key
 from imagingai.federated.project import read_project
 from imagingai.federated.report import simulation_page
 from imagingai.federated.simulate import compare
+from imagingai.federated.status import snapshot
 from imagingai.federated.store import Store
 from imagingai.job import Report, part, read_result
 from imagingai.progress import Bar
@@ -39,26 +40,31 @@ def demo(options: Namespace) -> None:
     """Make the sites, train alone and pooled, then twice as a federation over the network of this computer; print and write the table."""
     began, folder = time.time(), options.output.absolute()
     new_folder(folder)
-    bar = Bar()
+    bar, curves = Bar(), {}
     try:
         data = write_sites(folder / "sites")
         config = ProjectConfig(**PROJECT, coordinator="The demonstration, on this computer", min_sites=len(SITES))
         rows = compare(config, data, tuple(NAMES), folder / "alone", report=part(bar, 0.0, 0.25))
         for number, strategy in enumerate(STRATEGIES):
             step = part(bar, 0.25 + 0.375 * number, 0.25 + 0.375 * (number + 1))
-            rows += federation(replace(config, strategy=strategy, address=f"127.0.0.1:{free_port()}"), data, folder, step)
+            found, curves[STRATEGIES[strategy]] = federation(
+                replace(config, strategy=strategy, address=f"127.0.0.1:{free_port()}"), data, folder, step
+            )
+            rows += found
         bar(1.0, "Done")
     finally:
         bar.close()
     names = {**NAMES, **STRATEGIES}
     rows = [{**row, "method": names[row["method"]]} for row in rows]
-    (folder / "report.html").write_text(simulation_page(rows, config, "Four hospitals on one computer"), encoding="utf-8")
+    (folder / "report.html").write_text(simulation_page(rows, config, "Four hospitals on one computer", curves), encoding="utf-8")
     print(table(rows, list(names.values())))
     print(f"{time.time() - began:.0f} s. Open {folder / 'report.html'}; each site's own page is in {folder / 'fedavg'}/SITE/report.html.")
 
 
-def federation(config: ProjectConfig, data: dict[str, dict[str, Path]], folder: Path, report: Report) -> list[dict[str, Any]]:
-    """One federation with real processes; returns the figures of its model at each site."""
+def federation(
+    config: ProjectConfig, data: dict[str, dict[str, Path]], folder: Path, report: Report
+) -> tuple[list[dict[str, Any]], list[list[float]]]:
+    """One federation with real processes; returns the figures of its model at each site, and the curve of its mean score."""
     place = folder / config.strategy
     place.mkdir()
     project = place / "project.toml"
@@ -76,10 +82,11 @@ def federation(config: ProjectConfig, data: dict[str, dict[str, Path]], folder: 
         accept = ["--accept", read_invitation(invitation).fingerprint, "--key", str(place / f"{site}_key"), "--threads", "1"]
         commands[site] = ["join", "--invitation", str(invitation), *inputs, *accept, "--output", str(place / site)]
     with processes(commands, place) as running:
-        follow(running, Store(read_project(project).folder / "federation.db"), config, place, report)
-    return [
-        {"method": config.strategy, "trained_at": "all", "site": site, **read_result(place / site)["figures"]["global"]} for site in data
-    ]
+        store = Store(read_project(project).folder / "federation.db")
+        follow(running, store, config, place, report)
+    figures = {site: read_result(place / site)["figures"]["global"] for site in data}
+    rows = [{"method": config.strategy, "trained_at": "all", "site": site, **found} for site, found in figures.items()]
+    return rows, snapshot(store)["score"]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from imagingai.errors import Cancelled, ImagingAIError, InputError, JobFailed
 from imagingai.federated.audit import Audit
 from imagingai.federated.flower import Connection
 from imagingai.federated.member import Member
-from imagingai.federated.messages import bytes_in, instruction, plain, refusal
+from imagingai.federated.messages import bytes_in, instruction, refusal
 from imagingai.federated.site import Site
 from imagingai.job import Report, write_json
 
@@ -137,7 +137,8 @@ def follow(member: Member, connection: Connection, message: Message, job: str, a
     connection.send(reply, seconds)
     if figures and kind in ("train", "evaluate"):
         row = number if kind == "train" else number + 1  # the measure of the last model stands after its round
-        diary.add({"round": row, **plain({**member.figures, **figures}), "seconds": round(seconds, 2), "bytes": sent})
+        numbers = {name: value for name, value in {**member.figures, **figures}.items() if isinstance(value, (int, float))}
+        diary.add({"round": row, **numbers, "seconds": round(seconds, 2), "bytes": sent})
     return kind == "finish"
 
 
