@@ -34,9 +34,10 @@ def question(kind: str, number: int, weights: Weights, more: Mapping[str, Any], 
 
 
 def instruction(message: Message) -> tuple[str, int]:
-    """Kind and round of an instruction."""
+    """Kind and round of an instruction; "keys": of secure aggregation, before and after the training."""
     config = message.content.get("config", ConfigRecord())
-    return str(config.get("kind")), int(config.get("server-round", 0))
+    number = config.get("server-round")
+    return str(config.get("kind", "keys")), number if isinstance(number, int) else 0
 
 
 def read_question(message: Message, shapes: Shapes) -> tuple[str, Weights, dict[str, Any]]:

@@ -131,6 +131,7 @@ def follow(member: Member, connection: Connection, message: Message, job: str, a
         return False
     seconds, sent = time.time() - began, bytes_in(reply)
     figures = dict(reply.content.get("metrics", {}))
+    member.site.report(diary.round / diary.rounds, f"Sending the answer to {kind} of round {number}")  # the last chance to pause or leave
     # written down before it leaves: a kill in between leaves a line too many, never one too few
     diary.audit.write("sent", kind=kind, round=number, bytes=sent, sha256=reply.content.object_id, figures=figures)
     diary.state("sending", f"Sending the answer to {kind} of round {number}", number)
