@@ -77,7 +77,7 @@ def message_types() -> dict[str, str]:
 def test_a_question_without_weights_is_read_as_such():
     assert read_question(ask("survey", {}), SHAPES) == ("survey", {}, {"kind": "survey", "server-round": 3})
     assert instruction(ask("survey", {})) == ("survey", 3)
-    assert instruction(Message(RecordDict(), 1, MessageType.TRAIN)) == ("None", 0)
+    assert instruction(Message(RecordDict(), 1, MessageType.TRAIN)) == ("keys", 0)
 
 
 def test_strategies_get_an_array_for_each_tensor_and_the_sender():
