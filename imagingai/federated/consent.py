@@ -104,7 +104,8 @@ def _privacy(config: ProjectConfig) -> list[str]:
         else "No differential privacy: an expert who has the weights of this site may be able to tell that a case was in the training, "
         "or to make out parts of it.",
         "Secure aggregation: the aggregator sees the mean of the weights and scores of all sites, and of this site only the number of its "
-        "cases; unless half of the sites help it, or it alters what the sites send to each other."
+        "cases; unless half of the sites help it, or it alters what the sites send to each other. Nobody can sort out the update of a site "
+        "that is broken or malicious."
         if config.secure_aggregation
         else "No secure aggregation: the aggregator sees the weights of this site by themselves.",
     ]

@@ -70,6 +70,7 @@ def test_the_summary_follows_the_settings(invitation):
     private = said(invitation, epsilon=3.0)["Privacy"]
     assert "epsilon 3 about one case (delta 1e-05)" in private and "leave without noise" in private
     assert "sees the mean of the weights and scores of all sites" in said(invitation, secure_aggregation=True)["Privacy"]
+    assert "Nobody can sort out the update of a site that is broken" in said(invitation, secure_aggregation=True)["Privacy"]
 
 
 @pytest.mark.parametrize(
