@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import threading
 import time
@@ -41,20 +43,25 @@ def keep_members(state, store: Store) -> None:
     """Let invited sites in and shut revoked ones out, now and every second."""
     from imagingai.federated.flower import register_node, unregister_node
 
-    out = set()
+    known, out = set(), set()  # known: also after link.db was lost, or taken from a backup
 
     def once() -> None:
         for site in store.sites():
-            if site.state == "invited" and site.node_id is None:
+            if site.state == "invited" and site.key not in known:
                 store.set_node(site.name, register_node(state, site.key))
+                known.add(site.key)
             elif site.state == "revoked" and site.node_id is not None and site.node_id not in out:
                 unregister_node(state, site.node_id)
                 out.add(site.node_id)
 
     def always() -> None:
-        while True:
-            time.sleep(1.0)
-            once()
+        try:
+            while True:
+                time.sleep(1.0)
+                once()
+        finally:  # who cannot see any more who was shut out lets nobody in: the link ends, and is started again
+            logging.critical("The sites cannot be looked up.", exc_info=True)
+            os._exit(4)
 
     once()
     threading.Thread(target=always, daemon=True).start()
