@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
@@ -90,7 +90,7 @@ def make_app(database: Path) -> FastAPI:
     node_auth.SYSTEM_TIME_TOLERANCE, node_auth.TIMESTAMP_TOLERANCE = CLOCKS
     app.state.enable_supernode_auth = True  # nobody can register a key from outside
     app.include_router(health.router)
-    app.include_router(fleet_router)
+    app.include_router(fleet_router, dependencies=[Depends(_check_sender)])
     return app
 
 
@@ -100,6 +100,13 @@ async def _limit_size(request: Request, call_next: Callable) -> Response:
     if request.method == "POST" and (not length.isdecimal() or int(length) > LARGEST):
         return PlainTextResponse("A request needs a content-length of at most 32 MB.", 413)
     return await call_next(request)
+
+
+def _check_sender(request: Request) -> None:
+    """Flower checks who calls, but not that a reply is the caller's own: no site may answer in the name of another."""
+    sent = getattr(request.state, "protobuf_request", None)
+    if isinstance(sent, PushMessagesRequest) and any(one.metadata.src_node_id != sent.node.node_id for one in sent.messages_list):
+        raise HTTPException(403, "This reply is of another site.")
 
 
 def register_node(state: Any, public_key: str) -> int:
@@ -278,6 +285,11 @@ class Connection:
                 elif isinstance(request, ActivateNodeRequest) and refusals < NEW:  # an invitation of this minute
                     refusals += 1
                     time.sleep(1.0)
+                elif status == 413:  # of a proxy: our requests are smaller than LARGEST
+                    raise InputError(
+                        f"A proxy in front of the aggregator {self.address} refuses requests of this size (HTTP 413). "
+                        "Ask the coordinator to allow 32 MB there (nginx: client_max_body_size 32m), and join again with the same folder."
+                    ) from None
                 elif status == 401 or isinstance(request, ActivateNodeRequest):
                     raise InputError(refused(self.address, status)) from None
                 else:
