@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness import PATIENCE, PICTURES, ROGUE, Federation, federation, until
 from relay import Line, Proxy
-from report_faults import Found, done, fault, refused
+from report_faults import Found, done, fault, refused, short
 
 RATE = 4e6  # bytes per second, so that the 19.6 MB of PICTURES take five seconds
 
@@ -219,7 +219,7 @@ def disk_full(folder: Path) -> Found:
     with small_disk(place, 50), pictures(folder / "fed", 2 * RATE) as fed:
         fed.begin()
         until(lambda: fed.running["aggregator"].poll() is not None, PATIENCE, "the aggregator stops")
-        text = fed.last("aggregator").removeprefix("imagingai: ")
+        text = short(fed.last("aggregator").removeprefix("imagingai: "), fed)
         grow(place, 900)
         fed.store, began = None, time.time()
         fed.serve(resume=True)

@@ -7,8 +7,10 @@ the weights are those of an unbroken run, bit by bit.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +19,20 @@ import common
 
 common.begin()
 
-import attacks as attacks  # noqa: E402  adds its rows
 import broken as broken  # noqa: E402  adds its rows
+import hostile as hostile  # noqa: E402  adds its rows
 from report_faults import FAULTS, REFERENCES, Found, may_run  # noqa: E402
 
 FILE = common.RESULTS / "faults.json"
+TEXT = """\
+## Faults
+
+`python benchmarks/federated/faults.py --work FOLDER`: an aggregator and sites as real processes on one computer, with TLS, keys and
+invitations; each row is a federation of its own. *s*: seconds until the next round was complete after the fault was over, with all that
+has to start again (a process takes 5 s of CPU to start); *load*: processes that waited for each core meanwhile, so divide by it.
+*same weights*: the last model is that of the unbroken run, bit by bit.
+
+"""
 EQUAL = {True: "yes", False: "NO", None: ""}
 
 
@@ -45,10 +56,12 @@ def attempt(name: str, work: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         found = FAULTS[name].run(folder) if may_run(FAULTS[name]) else Found("not run: needs the rights of an administrator")
-    except (AssertionError, TimeoutError) as error:
-        found = Found(f"FAILED: {error}")
+    except (AssertionError, TimeoutError, LookupError, OSError, TypeError, ValueError) as error:  # a row; the others go on
+        traceback.print_exc()
+        found = Found(f"FAILED: {type(error).__name__}: {error}")
     print(f"{time.strftime('%H:%M:%S')} {name} ({time.time() - began:.0f} s): {found}", flush=True)
-    (work / f"{name}.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
+    row = {**asdict(found), "load": round(os.getloadavg()[1] / os.cpu_count(), 1)}
+    (work / f"{name}.json").write_text(json.dumps(row), encoding="utf-8")
 
 
 def collect(work: Path) -> None:
@@ -69,12 +82,13 @@ def table_of(known: dict) -> str:
             "what was done": FAULTS[name].text,
             "what happened": found["text"].replace("|", "/"),
             "s": "" if found["seconds"] is None else f"{found['seconds']:.0f}",
+            "load": "" if found["seconds"] is None else str(found.get("load", "")),
             "same weights": EQUAL[found["equal"]],
         }
         for name in FAULTS
         if (found := known.get(name))
     ]
-    return common.table(rows)
+    return TEXT + common.table(rows)
 
 
 if __name__ == "__main__":

@@ -54,12 +54,16 @@ FIGURES = re.compile("num-examples|held_out|(loss|score|accuracy|sensitivity|spe
 @fault("three more sites send NaN, one number too few, an array too many")
 def spoiled(folder: Path) -> Found:
     lies = {"r1": "nan", "r2": "short", "r3": "extra"}
-    with federation(folder, ("a", "b", *lies), grace=2) as fed:
+    with federation(folder, ("a", "b", *lies), min_sites=2, grace=2) as fed:
         fed.serve()
-        for site in fed.sites:
-            fed.join(site, **({"program": (ROGUE, lies[site])} if site in lies else {}))
+        for site in lies:
+            fed.join(site, program=(ROGUE, lies[site]))
+        for site in lies:
+            fed.until_state(site, "waiting", 0)
+        for site in ("a", "b"):
+            fed.join(site)
         fed.end()
-        reasons = {row.site: row.reason for row in fed.ledger().updates(1) if row.state == "rejected"}
+        reasons = {row.site: row.reason for row in fed.ledger().updates() if row.state == "rejected"}
         assert set(reasons) == set(lies), reasons
         return done(fed, None, "unbroken", "; ".join(reasons.values()))
 
@@ -224,7 +228,8 @@ def declared_only(fed: Federation, said: list[tuple[bytes, bytes, bytes]]) -> st
             continue
         kind = first.split()[1].decode().rpartition("/")[2]
         request = REQUESTS[kind].FromString(body)
-        assert request.SerializeToString(deterministic=True) and not request.UnknownFields(), f"{kind} holds more than Flower knows"
+        request.DiscardUnknownFields()
+        assert request.ByteSize() == len(body), f"{kind} holds more than Flower knows"
         kinds.add(kind)
         if kind == "push-object":
             objects[request.object_id] = request.object_content
@@ -254,7 +259,7 @@ def check_secrets(fed: Federation, said: bytes) -> None:
     lines = (fed.data["a"]["table"]).read_text().splitlines()[1:]
     cells = {cell for line in lines for cell in line.split(",")} - {"well", "sick"}
     secrets = cells | {"secret", "table.csv", str(fed.folder), socket.gethostname(), f"/{getpass.getuser()}", os.uname().release}
-    found = [text for text in secrets if text.encode() in said]
+    found = [text for text in secrets if len(text) > 5 and text.encode() in said]  # shorter ones are there by chance
     assert not found, f"on the line: {found}"
 
 
@@ -298,7 +303,7 @@ def let_in(fed: Federation, key: ec.EllipticCurvePrivateKey) -> bool:
     try:
         Connection(f"127.0.0.1:{fed.port}", (fed.project.folder / "ca.pem").read_bytes(), key, give_up).close()
     except InputError as error:
-        assert "HTTP 401" in str(error), error
+        assert "does not let this site in" in str(error), error
         return False
     return True
 
