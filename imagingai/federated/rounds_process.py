@@ -69,8 +69,10 @@ def load_initial(network, file: Path | None) -> None:
     from imagingai.weights import fill, read_tensors
 
     if file:
-        tensors, _ = read_tensors(file)
-        fill(network, {name.removeprefix("0."): value for name, value in tensors.items()}, file)
+        (tensors, _), own = read_tensors(file), network.state_dict()
+        if not set(tensors) <= set(own):  # a segmentation model, which may have several networks
+            tensors = {name.removeprefix("0."): value for name, value in tensors.items()}
+        fill(network, {name: value for name, value in own.items() if not value.dim()} | tensors, file)
 
 
 def members(store: Store) -> dict[int, str]:

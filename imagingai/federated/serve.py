@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
@@ -57,7 +58,8 @@ def check_start(project: Project, store: Store, rounds: int, resume: bool) -> No
     if rounds and not resume:
         raise InputError(f"{project.folder} has {rounds} rounds already. Go on with: imagingai federated resume {project.file}")
     if resume and store.get("state") == "finished" and rounds >= project.config.rounds:
-        raise InputError(f"All {rounds} rounds are done. Raise `rounds` in {project.file} to go on (the sites need new invitations then).")
+        model = str(project.folder / "model.safetensors")
+        raise InputError(f"All {rounds} rounds are done. To train on, begin another project that has: initial = {json.dumps(model)}")
     known = store.get("job", project.job)
     if rounds and known != project.job:
         raise InputError(
