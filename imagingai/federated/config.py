@@ -132,6 +132,8 @@ class ProjectConfig:
                 f"--secure-aggregation shows the aggregator only the sum of the updates, and --strategy {self.strategy} looks at single "
                 f"sites. Choose one of {', '.join(SUMS_ONLY)}, or leave secure aggregation out."
             )
+        if self.secure_aggregation and self.min_sites < 2:
+            raise InputError(f"--min-sites is {self.min_sites}, and --secure-aggregation hides a site among others only. Take 2 or more.")
         for left, right, why in (
             ("epsilon", "label_weighting", "counts are shared without noise"),
             ("seconds", "secure_aggregation", "the aggregator does not see how fast a site is"),

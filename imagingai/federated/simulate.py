@@ -118,7 +118,8 @@ def compare(
     if leave_out and len(data) < 3:
         raise InputError(f"To leave a site out, at least 3 are needed, and there are {len(data)}.")
     training = [name for name in data if name != leave_out]
-    alone = replace(config, strategy="fedprox" if config.strategy == "fedprox" and config.rounds == 1 else "fedavg", min_sites=1)
+    strategy = "fedprox" if config.strategy == "fedprox" and config.rounds == 1 else "fedavg"
+    alone = replace(config, strategy=strategy, min_sites=1, secure_aggregation=False)  # nobody to hide from
     runs: list[tuple[str, str, ProjectConfig, dict[str, Callable]]] = []
     openers = {name: partial(_open, config, data[name]) for name in training}
     if "federated" in methods:
