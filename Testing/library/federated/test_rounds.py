@@ -102,6 +102,12 @@ def test_secure_aggregation_gives_the_same_model(tmp_path):
     assert stores[True].get("final")["sites"] == {}
 
 
+def test_one_site_cannot_hide(tmp_path):
+    with pytest.raises(InputError) as error:
+        settings(secure_aggregation=True, min_sites=1)
+    assert str(error.value) == "--min-sites is 1, and --secure-aggregation hides a site among others only. Take 2 or more."
+
+
 def test_float16_halves_the_bytes_and_hardly_changes_the_model(tmp_path):
     found = {}
     for exchange in ("float32", "float16"):
