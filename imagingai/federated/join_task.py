@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from imagingai.federated import packages
 from imagingai.federated.audit import Audit
 from imagingai.federated.config import CheckConfig, JoinConfig, ProjectConfig
 from imagingai.federated.learner import open_learner
+from imagingai.federated.processes import only_one
 from imagingai.federated.project import read_project
 from imagingai.federated.survey import check_data
 from imagingai.job import Report, part, write_json
@@ -133,35 +133,3 @@ def write_results(place: Path, folder: Path, invitation: Any, diary: Any) -> dic
     }
     (folder / "report.html").write_text(site_page({**found, "project": vars(invitation.config)}, place / "audit.jsonl"), encoding="utf-8")
     return found
-
-
-class only_one:
-    """Two processes of one site would throw each other out: the second one is told so. The lock ends with its process."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        self.file = (self.place / "lock").open("w")
-        try:
-            lock(self.file)
-        except OSError:
-            self.file.close()
-            raise InputError(
-                f"This site is taking part already, in another window or process ({self.place}). Stop that one first."
-            ) from None
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-
-def lock(file: Any) -> None:
-    """Lock an open file for this process; raises OSError if another one has it."""
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-from imagingai.errors import JobFailed
+from imagingai.errors import InputError, JobFailed
 from imagingai.federated.store import Store
 
 QUICK = 20.0  # seconds; a process that ends sooner has not really started
@@ -64,3 +65,36 @@ def end_with_parent() -> None:
         os._exit(3)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+class only_one:
+    """Two processes of one site would throw each other out, and two of one aggregator: the second one is told so.
+
+    taken: the beginning of its sentence. The lock ends with its process.
+    """
+
+    def __init__(self, place: Path, taken: str = "This site is taking part already") -> None:
+        self.place, self.taken = place, taken
+
+    def __enter__(self) -> None:
+        self.file = (self.place / "lock").open("w")
+        try:
+            lock(self.file)
+        except OSError:
+            self.file.close()
+            raise InputError(f"{self.taken}, in another window or process ({self.place}). Stop that one first.") from None
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def lock(file: Any) -> None:
+    """Lock an open file for this process; raises OSError if another one has it."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from imagingai.errors import Cancelled, InputError, JobFailed
 from imagingai.federated.certificates import check_valid, ensure_certificates
-from imagingai.federated.processes import Kept
+from imagingai.federated.processes import Kept, only_one
 from imagingai.federated.project import Project
 from imagingai.federated.status import table
 from imagingai.federated.status_page import serve_status
@@ -25,30 +25,31 @@ def serve(project: Project, resume: bool = False, port: int = 8080, say: Callabl
     store = Store(project.folder / "federation.db")
     rounds = len([row for row in store.rounds() if row.ended])
     check_start(project, store, rounds, resume)
-    if ensure_certificates(project.folder, project.config.name, project.hosts):
-        say("Made the certificates of the aggregator.")
-    check_valid(project.folder / "server.pem")
-    (project.folder / "stop").unlink(missing_ok=True)
-    store.set("state", "waiting")
-    store.event(f"The aggregator starts{f' after round {rounds}' if rounds else ''}.")
-    page = serve_status(store.path, port=port)
-    say(f"Sites reach this aggregator at {project.config.address}; watch it at {page.url}; stop with Ctrl+C.")
-    processes = [
-        Kept(["imagingai.federated.link", str(project.file)], project.folder),
-        Kept(["imagingai.federated.rounds_process", str(project.file)], project.folder),
-    ]
-    try:
-        watch(store, processes, say)
-    except Cancelled:
-        store.set("state", "stopped")
-        store.event("The aggregator was stopped.")
-        raise
-    finally:
-        for process in reversed(processes):
-            process.stop()
-        page.close()
-    say(table(project.folder))
-    say(f"The model is {project.folder / 'model.safetensors'}; {project.folder / 'model_card.md'} says what it is.")
+    with only_one(project.folder, "This aggregator runs already"):
+        if ensure_certificates(project.folder, project.config.name, project.hosts):
+            say("Made the certificates of the aggregator.")
+        check_valid(project.folder / "server.pem")
+        (project.folder / "stop").unlink(missing_ok=True)
+        store.set("state", "waiting")
+        store.event(f"The aggregator starts{f' after round {rounds}' if rounds else ''}.")
+        page = serve_status(store.path, port=port)
+        say(f"Sites reach this aggregator at {project.config.address}; watch it at {page.url}; stop with Ctrl+C.")
+        processes = [
+            Kept(["imagingai.federated.link", str(project.file)], project.folder),
+            Kept(["imagingai.federated.rounds_process", str(project.file)], project.folder),
+        ]
+        try:
+            watch(store, processes, say)
+        except Cancelled:
+            store.set("state", "stopped")
+            store.event("The aggregator was stopped.")
+            raise
+        finally:
+            for process in reversed(processes):
+                process.stop()
+            page.close()
+        say(table(project.folder))
+        say(f"The model is {project.folder / 'model.safetensors'}; {project.folder / 'model_card.md'} says what it is.")
 
 
 def check_start(project: Project, store: Store, rounds: int, resume: bool) -> None:

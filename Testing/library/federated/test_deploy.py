@@ -21,9 +21,13 @@ from starlette.routing import Route
 
 from imagingai.__main__ import _parser
 from imagingai.errors import InputError
+from imagingai.federated.config import ProjectConfig
 from imagingai.federated.flower import LARGEST, LinkGrid, open_state, register_node
 from imagingai.federated.keys import public_text
 from imagingai.federated.link import keep_members
+from imagingai.federated.processes import only_one
+from imagingai.federated.project import Project
+from imagingai.federated.serve import serve
 from imagingai.federated.store import Store
 
 FILES = Path(__file__).parents[3] / "docs/deploy"
@@ -93,3 +97,10 @@ def test_a_proxy_with_a_small_limit_is_named(tmp_path):
             link.connect(site_key())
     finally:
         link.stop()
+
+
+def test_an_aggregator_runs_once(tmp_path):
+    project = Project(ProjectConfig(), tmp_path / "project.toml", tmp_path)
+    Store(tmp_path / "federation.db").add_site("north", public_text(site_key()), "", 0.0)
+    with only_one(tmp_path), pytest.raises(InputError, match="This aggregator runs already, in another window or process"):
+        serve(project)
