@@ -5,6 +5,7 @@ All are used alike: `aggregate(make_strategy(project), round, current, replies)`
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -147,7 +148,8 @@ def make_strategy(project: ProjectConfig) -> Strategy:
 def aggregate(strategy: Strategy, round: int, current: ArrayRecord, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
     """The new model, with the names and types of the current one, and the mean metrics.
 
-    replies: checked (names, shapes, finite); none of them is changed. Their order does not matter: it is made that of the nodes.
+    replies: checked (names, shapes, finite); none of them is changed. Neither their order nor the numbers of their nodes matter: the same
+    updates give the same bits, so that a federation can be repeated.
     Metrics that some site lacks are left out, because Flower refuses the whole round for them.
     """
     strategy.current_arrays = _single(current)
@@ -171,8 +173,8 @@ def weights_of(strategy: Strategy, replies: Iterable[Message]) -> dict[int, floa
 
 
 def _alike(current: ArrayRecord, replies: Iterable[Message]) -> list[Message]:
-    """Copies in the order of the nodes, with the arrays in the order of the current ones and the metrics that all have."""
-    replies = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+    """Copies in an order that the updates decide, with the arrays in the order of the current ones and the metrics that all have."""
+    replies = sorted(replies, key=lambda reply: [zlib.crc32(array.data) for array in reply.content["arrays"].values()])
     names = set.intersection(*(set(_metrics(reply)) for reply in replies))
     alike = []
     for reply in replies:

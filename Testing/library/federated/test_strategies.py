@@ -63,6 +63,17 @@ def test_the_order_of_the_replies_does_not_matter(name):
     assert [len(r.content["arrays"]) for r in replies] == [1] * 5  # Flower's median empties what it is given
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_updates_give_the_same_bits_in_another_federation(name):
+    """The numbers of nodes are drawn by Flower anew in each."""
+    models = [np.random.default_rng(n).normal(size=50) for n in range(5)]
+    results = []
+    for nodes in ((1, 2, 3, 4, 5), (30, 20, 50, 10, 40)):
+        replies = [reply(node, models[k], 7 + k, loss_before=1.0 + k) for k, node in enumerate(nodes)]
+        results.append(run(replies, current=np.zeros(50), strategy=name)[0])
+    np.testing.assert_array_equal(*results)
+
+
 def test_equal_voting_ignores_the_numbers_of_examples():
     result, _, weights = run([reply(1, [1, 2], 1000), reply(2, [3, 6], 1)], strategy="equal")
     assert result.tolist() == [2, 4]
