@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import Depends, FastAPI, HTTPException, Request
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
-from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
@@ -49,6 +49,7 @@ from flwr.superlink.routers.fleet import node_auth
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse, Response
@@ -208,13 +209,12 @@ class LinkGrid(Grid):
             content = self.state.get_object(self.run.run_id, part)
             if content is None:  # the upload was not finished in time
                 del self._arriving[name]
-                return message
+                return _broken(message)
             if content == b"":
                 return None
             contents[part] = content
         del self._arriving[name]
-        reply = inflate_object_from_contents(name, contents)
-        reply.metadata.__dict__["_message_id"] = name
+        reply = _inflated(name, contents, message)
         self.state.delete_messages(message_ins_ids={message.metadata.reply_to_message_id})
         self.state.object_store.delete(name)
         return reply
@@ -233,6 +233,23 @@ class LinkGrid(Grid):
     def close(self, completed: bool) -> None:
         """The end of the run; the sites are told so when they ask."""
         self.state.finish_task(self.run.primary_task_id, "completed" if completed else "stopped", "")
+
+
+def _inflated(name: str, contents: dict[str, bytes], head: Message) -> Message:
+    """The reply. Whose it is and to what is taken from the head, which the link has checked; the content may claim anything."""
+    try:
+        reply = inflate_object_from_contents(name, contents)
+    except (AttributeError, DecodeError, IndexError, KeyError, RecursionError, TypeError, ValueError):  # made by another program
+        return _broken(head)
+    if not isinstance(reply, Message) or not (reply.has_content() or reply.has_error()):
+        return _broken(head)
+    reply.__dict__["_metadata"] = head.metadata
+    return reply
+
+
+def _broken(head: Message) -> Message:
+    """In place of a reply that is not whole."""
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "The reply cannot be read."), metadata=head.metadata)
 
 
 # --- the site's side
@@ -334,7 +351,7 @@ class Connection:
                 )
                 push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(answer.objects_to_push))
             except httpx.HTTPStatusError as error:  # the run has ended meanwhile
-                log.warning("the aggregator did not take the reply: %s", error)
+                log.warning("The aggregator did not take the answer (HTTP %d); it has begun anew.", error.response.status_code)
         self._sent = time.monotonic()
 
     def close(self) -> None:
