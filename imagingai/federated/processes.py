@@ -14,6 +14,7 @@ from imagingai.errors import InputError, JobFailed
 from imagingai.federated.store import Store
 
 QUICK = 20.0  # seconds; a process that ends sooner has not really started
+THRIFTY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "1000000"}  # of glibc: what large messages took is given back at once
 TRIES = 4  # quick ends in a row before we give up
 
 
@@ -28,7 +29,9 @@ class Kept:
         """Start it; what it prints goes to log.txt."""
         self.began = time.monotonic()
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", *self.command], stdin=subprocess.PIPE, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self.command], stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **THRIFTY}
+            )
 
     def keep(self, store: Store) -> None:
         """Start it again if it has died; raises JobFailed if it cannot stay alive."""
