@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import hashlib
 import inspect
 import os
 import socket
@@ -25,9 +26,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Met
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest, RegisterNodeFleetRequest
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
@@ -240,23 +242,81 @@ def test_an_answer_that_is_sent_again_counts_once(link, grid, key):
     site.close()
 
 
+def push_by_hand(site: Connection, head: Message, tree: ObjectTree, contents: dict[str, bytes]) -> None:
+    """Send an answer piece by piece, as another program might: its head, what it is said to consist of, the pieces."""
+    head = remove_content_from_message(head)
+    head.metadata.__dict__["_message_id"] = tree.object_id
+    announced = {"messages_list": [message_to_proto(head)], "message_object_trees": [tree], "clientapp_runtime_list": [1.0]}
+    session = site.client.PushMessages(PushMessagesRequest(node=site.node, **announced)).session_id
+    for name, content in contents.items():
+        piece = {"run_id": head.metadata.run_id, "object_id": name, "object_content": content, "session_id": session}
+        site.client.PushObject(PushObjectRequest(node=site.node, **piece))
+
+
 def test_an_answer_whose_upload_breaks_off_is_not_there_yet(link, grid, key):
     node = link.register(key)
     site = link.connect(key)
     name = ask(grid, node, weights())
-    message, _ = site.receive()
-    as_site(site)
-    answer = reply(site, message, weights(), send=False)
-    answer.metadata.__dict__["_message_id"] = answer.object_id
-    announced = PushMessagesRequest(
-        node=site.node, messages_list=[message_to_proto(remove_content_from_message(answer))],
-        message_object_trees=[get_object_tree(answer)], clientapp_runtime_list=[1.0],
-    )  # fmt: skip
-    site.client.PushMessages(announced)
+    answer = reply(site, site.receive()[0], weights(), send=False)
+    push_by_hand(site, answer, get_object_tree(answer), {})
     assert pull(grid, name, seconds=0.3) == []
     site.send(answer, 1.0)
     assert len(pull(grid, name)) == 1
     site.close()
+
+
+def test_an_answer_whose_pieces_were_lost_is_an_error(link, grid, key):
+    """Flower gives up on an upload after a while."""
+    node = link.register(key)
+    site = link.connect(key)
+    name = ask(grid, node, weights())
+    answer = reply(site, site.receive()[0], weights(), send=False)
+    push_by_hand(site, answer, get_object_tree(answer), {})
+    assert pull(grid, name, seconds=0.1) == []
+    with sqlite3.connect(link.database) as database:
+        database.execute("DELETE FROM objects WHERE object_id = ?", (answer.object_id,))
+    (found,) = pull(grid, name)
+    assert found.error.reason == "The reply cannot be read."
+    site.close()
+
+
+UNREAD = "The reply cannot be read."
+
+
+@pytest.mark.parametrize(
+    ("content", "reasons"),
+    [(b"", []), (b"no head", []), (b"Nothing  2\x00ab", []), (b"Message  2\x00ab", [UNREAD]), (b"RecordDict  2\x00{}", [UNREAD])],
+    ids=["empty", "no head", "no such kind", "no message", "another kind"],
+)
+def test_an_answer_that_is_none_does_not_stop_the_aggregator(content, reasons, link, grid, key):
+    node = link.register(key)
+    site = link.connect(key)
+    name = ask(grid, node, weights())
+    head, odd = reply(site, site.receive()[0], weights(), send=False), hashlib.sha256(content).hexdigest()
+    push_by_hand(site, head, ObjectTree(object_id=odd), {odd: content})
+    found = pull(grid, name, seconds=5.0 if reasons else 0.3)  # some are not even stored
+    assert [answer.error.reason for answer in found] == reasons
+    assert {answer.metadata.src_node_id for answer in found} <= {node}
+    site.close()
+
+
+def test_no_site_answers_in_the_name_of_another(link, grid):
+    """Neither in the head of an answer, which the link checks, nor in its content, which only the rounds see."""
+    keys = [site_key(), site_key()]
+    nodes = [link.register(key) for key in keys]
+    victim, thief = (link.connect(key) for key in keys)
+    names = [ask(grid, node, weights()) for node in nodes]
+    questions = [site.receive()[0] for site in (victim, thief)]
+    stolen = reply(thief, questions[0], weights() * 100, send=False)
+    thief.send(stolen, 1.0)
+    assert pull(grid, names[0], seconds=0.3) == []
+    own = reply(thief, questions[1], weights(), send=False)
+    push_by_hand(thief, own, get_object_tree(stolen), {name: part.deflate() for name, part in get_all_nested_objects(stolen).items()})
+    (found,) = pull(grid, *names)
+    assert found.metadata.src_node_id == nodes[1]
+    assert found.metadata.reply_to_message_id == names[1]
+    for site in (victim, thief):
+        site.close()
 
 
 # --- keys
