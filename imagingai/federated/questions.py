@@ -112,6 +112,7 @@ class Questions:
             if kind == "train":
                 self.store.add_update(number, site, state, str(error))
             return None
+        reply.content.pop("arrays", None)  # they are in answer.weights, and eight times 20 MB are too many to keep twice
         self.store.seen(site, f"{kind} round {number} done")
         return answer
 

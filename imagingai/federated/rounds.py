@@ -131,7 +131,10 @@ class Rounds:
     def _plain_round(self, number: int, weights: Weights) -> tuple[Weights, dict[str, float]]:
         """Every site's update by itself, made one model by the strategy."""
         answers = self._enough(f"Round {number}", self._ask("train", number, weights))
-        current, replies = ArrayRecord(dict(weights)), [named(answer.reply, answer.weights) for answer in answers.values()]
+        current, replies = ArrayRecord(dict(weights)), []
+        for answer in answers.values():
+            replies.append(named(answer.reply, answer.weights))
+            answer.weights = {}  # once is enough
         arrays, _ = aggregate(self.strategy, number, current, replies)
         shares = weights_of(self.strategy, replies) or {}
         for site, answer in answers.items():
