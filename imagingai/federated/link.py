@@ -7,18 +7,24 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from imagingai.federated import packages
 from imagingai.federated.processes import end_with_parent
 from imagingai.federated.project import Project, host_and_port, read_project
 from imagingai.federated.store import Store
 
+REFUSED = (401, 403, 412, 413)  # HTTP: no signature, of another site, not registered, too large
+OFTEN = 60.0  # seconds between two events about refusals: nobody shall fill the disk with them
+
 
 def main(file: str) -> None:
     """Serve until terminated."""
     packages.activate()
     import uvicorn
+    from starlette.middleware.base import BaseHTTPMiddleware
 
     from imagingai.federated.flower import make_app
 
@@ -26,7 +32,10 @@ def main(file: str) -> None:
     project = read_project(Path(file))
     host, port = listen_at(project)
     app = make_app(project.folder / "link.db")
-    keep_members(app.state.linkstate_factory.state(), Store(project.folder / "federation.db"))
+    store = Store(project.folder / "federation.db")
+    refusals = Refusals(store)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=refusals)
+    keep_members(app.state.linkstate_factory.state(), store, refusals.tell)
     uvicorn.run(
         app,
         host=host,
@@ -35,12 +44,32 @@ def main(file: str) -> None:
         ssl_keyfile=str(project.folder / "server.key"),
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # anybody can write them
         timeout_graceful_shutdown=3,
     )
 
 
-def keep_members(state, store: Store) -> None:
-    """Let invited sites in and shut revoked ones out, now and every second."""
+class Refusals:
+    """Counts the calls that are not let in, for the events that an administrator reads."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.count, self.last, self.told = store, 0, "", float("-inf")
+
+    async def __call__(self, request: Any, call_next: Callable) -> Any:
+        response = await call_next(request)
+        if response.status_code in REFUSED:
+            self.count, self.last = self.count + 1, f"{request.client.host} (HTTP {response.status_code})"
+        return response
+
+    def tell(self) -> None:
+        """To be called every second."""
+        if self.count and time.monotonic() - self.told > OFTEN:
+            self.store.event(f"Calls that were refused: {self.count}, the last one from {self.last}.", "warning")
+            self.count, self.told = 0, time.monotonic()
+
+
+def keep_members(state, store: Store, tell: Callable[[], None] = lambda: None) -> None:
+    """Let invited sites in and shut revoked ones out, now and every second. tell(): called after that."""
     from imagingai.federated.flower import register_node, unregister_node
 
     known, out = set(), set()  # known: also after link.db was lost, or taken from a backup
@@ -59,6 +88,7 @@ def keep_members(state, store: Store) -> None:
             while True:
                 time.sleep(1.0)
                 once()
+                tell()
         finally:  # who cannot see any more who was shut out lets nobody in: the link ends, and is started again
             logging.critical("The sites cannot be looked up.", exc_info=True)
             os._exit(4)

@@ -16,15 +16,18 @@ from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from link_server import JOB, Link, as_aggregator, as_site, running, site_key
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from imagingai.__main__ import _parser
 from imagingai.errors import InputError
 from imagingai.federated.config import ProjectConfig
 from imagingai.federated.flower import LARGEST, LinkGrid, open_state, register_node
 from imagingai.federated.keys import public_text
-from imagingai.federated.link import keep_members
+from imagingai.federated.link import Refusals, keep_members
 from imagingai.federated.processes import only_one
 from imagingai.federated.project import Project
 from imagingai.federated.serve import serve
@@ -97,6 +100,24 @@ def test_a_proxy_with_a_small_limit_is_named(tmp_path):
             link.connect(site_key())
     finally:
         link.stop()
+
+
+def test_refused_calls_are_told_once_a_minute(tmp_path):
+    store = Store(tmp_path / "federation.db")
+    refusals = Refusals(store)
+    answers = Route("/{code:int}", lambda request: PlainTextResponse("", request.path_params["code"]))
+    client = TestClient(Starlette(routes=[answers], middleware=[Middleware(BaseHTTPMiddleware, dispatch=refusals)]))
+    for path in ("/200", "/404", "/503"):
+        client.get(path)
+    refusals.tell()
+    assert store.events() == []
+    for _ in range(3):
+        client.get("/413")
+    client.get("/401")
+    refusals.tell()
+    client.get("/401")
+    refusals.tell()
+    assert [event.text for event in store.events()] == ["Calls that were refused: 4, the last one from testclient (HTTP 401)."]
 
 
 def test_an_aggregator_runs_once(tmp_path):
