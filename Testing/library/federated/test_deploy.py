@@ -53,6 +53,20 @@ def test_the_service_runs_a_command_that_exists():
     assert unit["Service"]["RestartPreventExitStatus"] == "2"  # of __main__: a person has to do something first
 
 
+def test_the_guide_names_commands_and_files_that_exist():
+    guide = FILES.with_name("deploy-aggregator.md")
+    text = guide.read_text(encoding="utf-8")
+    commands = set(re.findall(r"imagingai federated (\w+)", text))
+    assert {"new", "key", "invite", "serve", "resume", "status", "revoke", "install", "audit"} <= commands
+    known = _parser()._subparsers._group_actions[0].choices["federated"]._subparsers._group_actions[0].choices
+    assert commands <= set(known)
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert links and [link for link in links if not (guide.parent / link).exists()] == []
+    titles = [line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")]
+    headings = {re.sub(r"[^a-z0-9 -]", "", title).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+
+
 def test_a_lost_link_database_is_made_anew(tmp_path):
     store, keys = Store(tmp_path / "federation.db"), {name: public_text(site_key()) for name in ("north", "south")}
     for name, key in keys.items():
