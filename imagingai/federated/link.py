@@ -72,16 +72,18 @@ def keep_members(state, store: Store, tell: Callable[[], None] = lambda: None) -
     """Let invited sites in and shut revoked ones out, now and every second. tell(): called after that."""
     from imagingai.federated.flower import register_node, unregister_node
 
-    known, out = set(), set()  # known: also after link.db was lost, or taken from a backup
+    known: dict[str, int] = {}  # key -> node; asked again after a start: link.db may have been lost, or taken from a backup
 
     def once() -> None:
-        for site in store.sites():
-            if site.state == "invited" and site.key not in known:
-                store.set_node(site.name, register_node(state, site.key))
-                known.add(site.key)
-            elif site.state == "revoked" and site.node_id is not None and site.node_id not in out:
-                unregister_node(state, site.node_id)
-                out.add(site.node_id)
+        sites = [site for site in store.sites() if site.state == "invited"]
+        for site in sites:
+            if site.key not in known:
+                known[site.key] = register_node(state, site.key)
+                store.set_node(site.name, known[site.key])
+        nodes = {known[site.key] for site in sites}
+        for node in state.get_node_info(statuses=["registered", "online", "offline"]):  # all others: also keys that were replaced
+            if node.node_id not in nodes:
+                unregister_node(state, node.node_id)
 
     def always() -> None:
         try:
