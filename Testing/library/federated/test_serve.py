@@ -180,6 +180,20 @@ def test_invited_keys_are_let_in_and_revoked_ones_are_shut_out(tmp_path, monkeyp
     assert store.sites()[1].node_id != nodes["south"]
 
 
+def test_a_key_that_was_replaced_while_nobody_was_watching_is_out(tmp_path, monkeypatch):
+    """Revoked, and the site invited with another key, before the link is started again: the store knows the new key only."""
+    monkeypatch.setattr("threading.Thread.start", lambda self: None)
+    state, store = open_state(tmp_path / "link.db").state(), Store(tmp_path / "federation.db")
+    store.add_site("north", make_site_key(tmp_path / "old"), "", time.time() + 3600)
+    keep_members(state, store)
+    (old,) = members(store)
+    store.revoke("north")
+    store.add_site("north", make_site_key(tmp_path / "new"), "", time.time() + 3600)
+    keep_members(state, store)
+    (new,) = members(store)
+    assert [state.get_node_info(node_ids=[node])[0].status for node in (old, new)] == ["unregistered", "registered"]
+
+
 @pytest.mark.parametrize("changes", [{}, {"network": "mlp"}, IMAGES, SEGMENTATION], ids=["linear", "mlp", "image", "segmentation"])
 def test_training_goes_on_from_the_result_of_another_federation(changes, tmp_path):
     """What a coordinator has from a federation is what `initial` reads; it is kept in half precision."""
