@@ -406,6 +406,28 @@ def test_a_federation_that_was_killed_ends_with_the_same_model(changes, tmp_path
     assert log(rounds) == ["Going on after round 1.", "Going on after round 3."]
 
 
+@pytest.mark.parametrize("ticks", [1, 2, 3])
+def test_a_masked_round_that_was_broken_off_begins_anew(ticks, tmp_path):
+    """After the keys, their shares, the masked vectors; the sites are the same processes, in the middle of the protocol."""
+    killed = Stopping(tmp_path / "killed", secure_aggregation=True, select="last")
+    answers, seen = members(killed.sites), []
+    rounds = make_rounds(killed.config, answers, tmp_path / "killed" / "aggregator")
+
+    def tick():
+        if rounds.store.get("message") == "train round 2, under masks":
+            seen.append(1)
+            if len(seen) == ticks:
+                raise Cancelled("Killed.")
+
+    rounds.questions.tick = tick
+    with pytest.raises(Cancelled):
+        rounds.run()
+    found = make_rounds(killed.config, answers, tmp_path / "killed" / "aggregator").run()
+    whole = unbroken(tmp_path / "unbroken", secure_aggregation=True, select="last")
+    for name in whole:
+        torch.testing.assert_close(found[name], whole[name], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("damage", ["cut off", "missing", "exchanged"])
 def test_a_broken_checkpoint_goes_back_one_round(damage, tmp_path):
     killed = Stopping(tmp_path / "killed")
