@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import Depends, FastAPI, HTTPException, Request
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -28,6 +28,7 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.serverapp.grid import Grid
+from flwr.supercore import sql_mixin
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.error import http_error_translator
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree, no_object_id_recompute
@@ -59,6 +60,7 @@ from imagingai.federated.keys import public_pem
 
 log = logging.getLogger(__name__)
 
+PRAGMAS = ("busy_timeout", "60000"), ("cache_size", "-4000"), ("mmap_size", "0")  # Flower: 5 s, and 320 MB for each of many connections
 LARGEST = 32 << 20  # bytes of one request; Flower sends arrays in pieces of 5 MB
 NEW = 5  # seconds after which a key that was just invited is surely known
 SETTLED = 10.0  # seconds after which a reply has surely been taken
@@ -73,6 +75,7 @@ Reply = dict[str, Any]
 
 def open_state(database: Path) -> Any:
     """Flower's link state in an SQLite file, which several processes may use at once."""
+    sql_mixin.SQLITE_PRAGMAS = (*sql_mixin.SQLITE_PRAGMAS, *PRAGMAS)
     _, factory = get_objectstore_linkstate_factories(str(database), get_federation_manager(is_simulation=False))
     factory.state()
     return factory
@@ -363,13 +366,13 @@ class Connection:
 
 
 def refused(address: str, status: int) -> str:
-    """The sentence for a key that is not let in."""
+    """The sentence for a key that is not let in; 401 comes to one that was in before."""
+    if status == 401:
+        return (
+            f"The aggregator {address} does not know this site any more (HTTP 401): its invitation was revoked, or the aggregator was "
+            "restored from a backup. Join again with the same folder; if that is refused, ask the coordinator for a new invitation."
+        )
     return (
         f"The aggregator {address} does not let this site in (HTTP {status}): its key is not registered, or the invitation was revoked. "
         "Ask the coordinator for a new invitation."
     )
-
-
-def config_of(message: Message) -> ConfigRecord:
-    """The settings of an instruction."""
-    return message.content["config"]
