@@ -56,6 +56,7 @@ PICTURES = {  # a network of 19.6 MB that hardly trains
     "rounds": 2,
 }
 PATIENCE = 600.0  # seconds
+HONEST = ("-m", "imagingai")
 QUIET = threading.Lock()
 ROGUE = str(Path(__file__).with_name("rogue.py"))
 
@@ -149,7 +150,7 @@ class Federation:
         command: list[str],
         env: Mapping[str, str] | None = None,
         before: tuple[str, ...] = (),
-        program: tuple[str, ...] = ("-m", "imagingai"),
+        program: tuple[str, ...] = HONEST,
     ) -> None:
         """A command of `imagingai federated` as a process; before: what it runs under; program: what runs it."""
         with (self.folder / f"{name}.log").open("ab") as log:

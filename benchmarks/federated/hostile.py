@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import time
@@ -24,7 +25,7 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequ
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from harness import PATIENCE, ROGUE, Federation, federation, until
+from harness import HONEST, PATIENCE, ROGUE, Federation, federation, until
 from relay import Line, requests
 from report_faults import Found, done, fault, refused, short
 
@@ -56,12 +57,13 @@ def spoiled(folder: Path) -> Found:
     lies = {"r1": "nan", "r2": "short", "r3": "extra"}
     with federation(folder, ("a", "b", *lies), min_sites=2, grace=2) as fed:
         fed.serve()
-        for site in lies:
-            fed.join(site, program=(ROGUE, lies[site]))
-        for site in lies:
+        wait_for_link(fed)
+        os.kill(fed.child("rounds_process"), signal.SIGSTOP)  # until all are there, so that all are asked in round 1
+        for site in fed.sites:
+            fed.join(site, program=(ROGUE, lies[site]) if site in lies else HONEST)
+        for site in fed.sites:
             fed.until_state(site, "waiting", 0)
-        for site in ("a", "b"):
-            fed.join(site)
+        os.kill(fed.child("rounds_process"), signal.SIGCONT)
         fed.end()
         reasons = {row.site: row.reason for row in fed.ledger().updates() if row.state == "rejected"}
         assert set(reasons) == set(lies), reasons
@@ -73,7 +75,7 @@ def _times(strategy: str):
         with federation(folder, ("a", "b", "c", "d", "r"), rounds=2, strategy=strategy) as fed:
             fed.serve()
             for site in fed.sites:
-                fed.join(site, **({"program": (ROGUE, "times")} if site == "r" else {}))
+                fed.join(site, program=(ROGUE, "times") if site == "r" else HONEST)
             done(fed)
             weights = [f"{row.weight:.3g}" for row in fed.ledger().updates() if row.site == "r"]
             loss = fed.ledger().get("final")["mean"]["loss_before"]

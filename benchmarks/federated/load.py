@@ -22,6 +22,20 @@ from harness import PICTURES, Federation, federation  # noqa: E402
 from relay import Line  # noqa: E402
 
 TICK = os.sysconf("SC_CLK_TCK")
+TEXT = """\
+## Load
+
+`python benchmarks/federated/load.py --work FOLDER`: real processes with TLS, on one computer. *load*: processes that waited for each core
+meanwhile. Seconds on a computer that does nothing else are about the CPU seconds of all, divided by the number of its cores.
+
+Eight sites, 19.6 MB, four rounds (the weights go down six times and up four times; a site does one step of training):
+
+"""
+SLOW = """
+Over a line of the aggregator that all sites share (each direction has its rate; enforced by a relay, measured, not computed). The limit
+is the time of the bytes alone: down, then up. The sites train between the two, so that the line is idle then.
+
+"""
 LINES = {  # Mbit/s -> sites, network: smaller on the slow line, so that it takes minutes and not hours
     10: (2, "small"),
     100: (4, "resnet10"),
@@ -76,7 +90,7 @@ def load(folder: Path, exchange: str, sites: int = 8, rounds: int = 4) -> dict[s
         assert not any(codes.values()), {name: fed.last(name) for name, code in codes.items() if code}
         rows, whole = fed.ledger().rounds(), time.time() - began
         moved = sum(row.bytes * len(row.sites) * 2 for row in rows) + 2 * rows[0].bytes * sites  # and once to measure, once to finish
-    site = [watch.memory[name] for name in names]
+    site, seconds = [watch.memory[name] for name in names], sum(watch.seconds.values())
     aggregator = [watch.memory[name] for name in ("link", "rounds_process", "aggregator")]
     return {
         "numbers": exchange,
@@ -87,6 +101,8 @@ def load(folder: Path, exchange: str, sites: int = 8, rounds: int = 4) -> dict[s
         "aggregator in all, MB": f"{sum(aggregator):.0f}",
         "CPU of link / rounds / site, s": f"{watch.seconds['link']:.0f} / {watch.seconds['rounds_process']:.0f} / "
         f"{sum(watch.seconds[name] for name in names) / sites:.0f}",
+        "CPU of all, s": f"{seconds:.0f}",
+        "load": f"{os.getloadavg()[1] / os.cpu_count():.1f}",
     }
 
 
@@ -114,6 +130,7 @@ def slow(folder: Path, rate: int, rounds: int = 3) -> dict[str, str]:
         "of that training, s": f"{sum(training) / len(training):.1f}",
         "measured / limit": f"{seconds / limit:.2f}",
         "bytes up on the line / weights": f"{line.up.total / payload:.3f}",
+        "load": f"{os.getloadavg()[1] / os.cpu_count():.1f}",
     }
 
 
@@ -133,7 +150,8 @@ def main() -> None:
     (common.RESULTS / "load.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     first = [known[name] for name in ("float32", "float16") if name in known]
     second = [known[name] for name in map(str, LINES) if name in known]
-    common.write_result("load.md", "\n".join(common.table(rows) for rows in (first, second) if rows))
+    tables = [text + common.table(rows) for text, rows in ((TEXT, first), (SLOW, second)) if rows]
+    common.write_result("load.md", "".join(tables))
 
 
 if __name__ == "__main__":
