@@ -347,7 +347,7 @@ def test_a_revoked_key_is_out_at_once_and_for_good(link, key, monkeypatch):
     site = link.connect(key)
     link.revoke(node)
     link.revoke(node)  # again: nothing happens
-    with pytest.raises(InputError, match=r"does not let this site in \(HTTP 401\)"):
+    with pytest.raises(InputError, match=r"does not know this site any more \(HTTP 401\)"):
         site.receive()
     with pytest.raises(InputError, match="does not let this site in"):
         link.connect(key)
@@ -548,6 +548,7 @@ def contract():
                 yield f"{line.module}.{name.name}{arguments(getattr(flower, name.asname or name.name))}"
     yield f"node_auth.NodeAuthMiddleware{arguments(flower.node_auth.NodeAuthMiddleware)}"
     yield from (f"node_auth.{name}" for name in ("SYSTEM_TIME_TOLERANCE", "TIMESTAMP_TOLERANCE") if hasattr(flower.node_auth, name))
+    yield f"sql_mixin.SQLITE_PRAGMAS{arguments(flower.sql_mixin.SQLITE_PRAGMAS)}"
     for kind, names in ((SqlLinkState, STATE), (SqlObjectStore, ("get_object_tree", "delete")), (flower.FleetHttpClient, CALLS)):
         for name in names:
             yield f"{kind.__name__}.{name}{arguments(getattr(kind, name))}"
