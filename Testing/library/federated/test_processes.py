@@ -16,8 +16,8 @@ SMALL = {"rounds": 2, "epochs": 8}
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """A federation that has ended, and the line of site a, on which all can be read."""
-    from hostile import opened_line
     from harness import federation
+    from hostile import opened_line
 
     with federation(tmp_path_factory.mktemp("unbroken") / "fed", **SMALL) as fed:
         line = opened_line(fed, "a")
