@@ -13,6 +13,7 @@ from imagingai.errors import InputError
 from imagingai.federated import packages
 from imagingai.federated.audit import Audit
 from imagingai.federated.config import CheckConfig, JoinConfig, ProjectConfig
+from imagingai.federated.keys import fingerprint
 from imagingai.federated.learner import open_learner
 from imagingai.federated.processes import only_one
 from imagingai.federated.project import read_project
@@ -93,11 +94,17 @@ def write_consent(place: Path, invitation: Any, audit: Audit) -> None:
     """Who agreed to what, once for each invitation."""
     file = place / "consent.json"
     consent = {"invitation": invitation.fingerprint, "job": invitation.job, "site": invitation.site, "federation": invitation.config.name}
+    consent["coordinator"] = fingerprint(invitation.signer)
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if known.get("job", invitation.job) != invitation.job:
         raise InputError(
             f"{place} belongs to another federation, or to other settings of this one (job {known['job'][:8]}, now {invitation.job[:8]}). "
             "Choose another output folder."
+        )
+    if known.get("coordinator", consent["coordinator"]) != consent["coordinator"]:
+        raise InputError(
+            f"This invitation is signed with another key ({consent['coordinator'][:8]}) than the one before ({known['coordinator'][:8]}). "
+            "Ask the coordinator by telephone; if it is right, choose another output folder."
         )
     if known.get("invitation") != invitation.fingerprint:
         write_json(file, {**consent, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})

@@ -150,6 +150,8 @@ class Site:
             raise InputError(f"The aggregator sends the setting {min(extra)}, which the invitation does not name; it was refused.")
         if type(values.get("server-round")) is not int:
             raise InputError("The aggregator does not say which round this is; it was refused.")
+        if not 1 <= values["server-round"] <= self.config.rounds:
+            raise InputError(f"The aggregator asks for round {values['server-round']} of {self.config.rounds}; it was refused.")
         epochs = values.get("epochs", 1.0)
         if not isinstance(epochs, (int, float)) or not 0 < epochs <= MOST_EPOCHS:
             raise InputError(f"The aggregator asks for {epochs!r} epochs; it was refused.")

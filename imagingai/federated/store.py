@@ -139,7 +139,9 @@ class Store:
             known = do("SELECT name, key, state FROM sites WHERE name = ? OR key = ?", (name, key)).fetchall()
             for other, old_key, state in known:
                 if old_key == key and state == "revoked":
-                    raise InputError(f"The key of {other} was revoked. Let the site make a new one with: imagingai federated key.")
+                    raise InputError(
+                        f"The key of {other} was revoked. Let the site move it away and make a new one with: imagingai federated key."
+                    )
                 if other.lower() != name.lower():
                     raise InputError(f"The key of {name} is that of {other}. Every site needs one of its own.")
                 if old_key != key and state != "revoked":

@@ -179,7 +179,8 @@ def test_status_and_revoke(invitation, run):
     code, _, error = run("revoke", "project.toml", "--site", "hospital_b")
     assert (code, error) == (2, "There is no site 'hospital_b'. The sites are: hospital_a.")
     code, _, error = run("invite", "project.toml", "--site", "hospital_a", "--key", "hospital_a.pub")
-    assert (code, error) == (2, "The key of hospital_a was revoked. Let the site make a new one with: imagingai federated key.")
+    sentence = "The key of hospital_a was revoked. Let the site move it away and make a new one with: imagingai federated key."
+    assert (code, error) == (2, sentence)
 
 
 def test_before_anybody_is_invited(place, run):

@@ -17,6 +17,7 @@ from imagingai.federated.audit import Audit, read_audit, verify
 from imagingai.federated.config import CheckConfig, JoinConfig
 from imagingai.federated.invitation import read_invitation
 from imagingai.federated.join_task import agreed, check_files, check_tensors, join_files, only_one, project_of, write_consent
+from imagingai.federated.keys import fingerprint, read_public_key
 from imagingai.job import Job, run
 
 
@@ -127,6 +128,16 @@ def test_a_renewed_invitation_goes_on_in_the_same_folder_and_other_settings_do_n
     assert refused(write_consent, tmp_path, other, audit) == (
         f"{tmp_path} belongs to another federation, or to other settings of this one "
         f"(job {invitation.job[:8]}, now {other.job[:8]}). Choose another output folder."
+    )
+
+
+def test_an_invitation_of_another_coordinator_is_noticed(desk, tmp_path):
+    invitation, audit = read_invitation(desk / "hospital_a.invitation"), Audit(tmp_path / "audit.jsonl")
+    write_consent(tmp_path, invitation, audit)
+    stranger = dataclasses.replace(invitation, signer=read_public_key(desk / "hospital_b.pub"))
+    assert refused(write_consent, tmp_path, stranger, audit) == (
+        f"This invitation is signed with another key ({fingerprint(stranger.signer)[:8]}) than the one before "
+        f"({fingerprint(invitation.signer)[:8]}). Ask the coordinator by telephone; if it is right, choose another output folder."
     )
 
 

@@ -210,8 +210,14 @@ def test_the_privacy_budget_is_for_as_many_trainings_as_there_are_rounds(tmp_pat
     sentence = "This site's privacy budget (epsilon 8) is spent after 2 trainings."
     assert refused(site, weights=second, number=2) == sentence
     site = Site(site.config, site.open_data, site.folder)  # a new process does not forget
-    assert refused(site, weights=second, number=3) == sentence
+    assert refused(site, weights=second, number=1) == sentence
     assert same(ask(site, "train")[0], first)
+
+
+@pytest.mark.parametrize("number", [0, -1, 3])
+def test_a_round_that_nobody_agreed_to_is_refused(tmp_path, number):
+    site = make_site(settings(rounds=2), tmp_path)
+    assert refused(site, number=number) == f"The aggregator asks for round {number} of 2; it was refused."
 
 
 def test_a_training_from_other_private_layers_spends_the_budget_too(tmp_path):
