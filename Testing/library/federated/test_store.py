@@ -78,7 +78,7 @@ def test_names_and_keys_belong_to_one_site(store):
         store.add_site("b", "key a", "f", expires=2e9)
     store.revoke("a")
     for name in "ab":
-        with pytest.raises(InputError, match="The key of a was revoked. Let the site move it away and make a new one with: imagingai fed"):
+        with pytest.raises(InputError, match=r"The key of a was revoked. Let the site move it away and make a new one with: imagingai fed"):
             store.add_site(name, "key a", "f", expires=2e9)
     with pytest.raises(InputError, match=r"There is no site 'c'. The sites are: a."):
         store.revoke("c")
