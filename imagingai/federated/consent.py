@@ -65,7 +65,8 @@ def _leaves_often(invitation: Invitation) -> str:
     numbers = sum(math.prod(shape) for shape in invitation.tensors.values())
     return (
         f"Weights of the network: {len(invitation.tensors)} tensors with {numbers:,} numbers, {_size(invitation.megabytes)}. "
-        "With them the numbers of training and of held-out cases, the loss, how good the model was on the held-out cases, the time it took."
+        "With them the numbers of training and of held-out cases, the loss, how good the model was on the held-out cases, how many epochs "
+        "were trained and how long they took" + (", and the privacy budget that is spent." if invitation.config.epsilon else ".")
     )
 
 

@@ -79,9 +79,7 @@ class Questions:
                 if online.get(node, 0.0) > sent or any(True for _ in self.grid.pull_messages([name])):
                     del self.busy[node]
             sites = {node: names[node] for node in online if node in names and node not in self.busy}
-            if len(sites) >= self.config.min_sites and len(sites) >= len(
-                [node for node in names if node in online and node not in self.busy]
-            ):
+            if len(sites) >= self.config.min_sites:
                 return dict(sorted(sites.items(), key=lambda item: item[1]))
             self.state("waiting", f"{len(sites)} of at least {self.config.min_sites} sites are there for {kind} round {number}")
             self._sleep(1.0)
