@@ -61,7 +61,7 @@ from imagingai.federated.keys import public_pem
 log = logging.getLogger(__name__)
 
 PRAGMAS = ("busy_timeout", "60000"), ("cache_size", "-4000"), ("mmap_size", "0")  # Flower: 5 s, and 320 MB for each of many connections
-LARGEST = 32 << 20  # bytes of one request; Flower sends arrays in pieces of 5 MB
+LARGEST = 32 << 20  # bytes of one request; arrays are sent in pieces of 2 MB
 NEW = 5  # seconds after which a key that was just invited is surely known
 SETTLED = 10.0  # seconds after which a reply has surely been taken
 CLOCKS = 300, 5  # seconds that a site's clock may be ahead, and how many more behind; Flower's 5 and 300 shut out those that run fast

@@ -15,6 +15,11 @@ FLOWER = "1.41.0"
 REQUIREMENTS = Path(__file__).with_name("flower-requirements.txt")
 FOLDER_VARIABLE = "IMAGINGAI_FLOWER"
 MARK = "imagingai-installed.txt"
+SETTINGS = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(2 << 20),  # bytes of a request, not 5 MB: the aggregator holds some of each site, in copies
+}
 
 
 def folder() -> Path:
@@ -45,7 +50,7 @@ def activate() -> None:
             f"Flower {FLOWER} is not installed in {folder()}. Install it with: imagingai federated install "
             "(53 packages from PyPI, 170 MB, into that folder only)."
         )
-    os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1", FLWR_HOME=str(folder() / "home"))
+    os.environ.update(SETTINGS, FLWR_HOME=str(folder() / "home"))
     os.environ[FOLDER_VARIABLE] = str(folder())  # for child processes
     if str(folder()) not in sys.path:
         sys.path.insert(0, str(folder()))
