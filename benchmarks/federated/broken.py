@@ -160,7 +160,7 @@ def wait_for_upload(fed: Federation, site: str) -> None:
     """Until a third of the weights is on its way up."""
     fed.until_state(site, "sending")
     begin = fed.lines[site].up.total
-    until(lambda: fed.lines[site].up.total > begin + 6e6, 120, f"the upload of {site}")
+    until(lambda: fed.lines[site].up.total > begin + 6e6, PATIENCE, f"the upload of {site}")
 
 
 # --- people
@@ -229,7 +229,7 @@ def disk_full(folder: Path) -> Found:
 
 @fault("the disk of a site is full (8 MB)", root=True)
 def site_disk_full(folder: Path) -> Found:
-    with pictures(folder, 2 * RATE) as fed, small_disk(fed.job("a"), 8):
+    with federation(folder, **{**PICTURES, "rounds": 1}) as fed, small_disk(fed.job("a"), 8):
         fed.serve()
         for site in fed.sites:
             fed.join(site)

@@ -21,6 +21,7 @@ common.begin()
 from harness import PICTURES, Federation, federation  # noqa: E402
 from relay import Line  # noqa: E402
 
+AGGREGATOR = ("aggregator", "link", "rounds_process")
 TICK = os.sysconf("SC_CLK_TCK")
 TEXT = """\
 ## Load
@@ -47,14 +48,14 @@ class Watch:
     """Peak memory and CPU seconds of the processes of a federation, looked at twice a second until it ends."""
 
     def __init__(self, fed: Federation) -> None:
-        self.fed, self.memory, self.seconds, self.over = fed, {}, {}, threading.Event()
+        self.fed, self.memory, self.seconds, self.over, self.together = fed, {}, {}, threading.Event(), 0.0
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
     def _watch(self) -> None:
         while not self.over.wait(0.5):
-            for name, number in self._processes().items():
-                self._look(name, Path(f"/proc/{number}"))
+            now = {name: self._look(name, Path(f"/proc/{number}")) for name, number in self._processes().items()}
+            self.together = max(self.together, sum(now.get(name, 0.0) for name in AGGREGATOR))
 
     def _processes(self) -> dict[str, int]:
         found = {name: process.pid for name, process in list(self.fed.running.items())}
@@ -65,14 +66,18 @@ class Watch:
                 continue
         return found
 
-    def _look(self, name: str, place: Path) -> None:
+    def _look(self, name: str, place: Path) -> float:
+        """MB that it takes now; its peak and its CPU seconds are remembered."""
         try:
-            peak = next(line for line in (place / "status").read_text().splitlines() if line.startswith("VmHWM"))
+            status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
             fields = (place / "stat").read_text().rpartition(")")[2].split()
-        except (OSError, StopIteration):  # it has ended
-            return
-        self.memory[name] = int(peak.split()[1]) * 1024 / 1e6
+        except OSError:  # it has ended
+            return 0.0
+        if "VmHWM" not in status:  # it is ending
+            return 0.0
+        now, self.memory[name] = (int(status[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "VmHWM"))
         self.seconds[name] = (int(fields[11]) + int(fields[12])) / TICK
+        return now
 
     def end(self) -> None:
         """No more looking."""
@@ -91,14 +96,13 @@ def load(folder: Path, exchange: str, sites: int = 8, rounds: int = 4) -> dict[s
         rows, whole = fed.ledger().rounds(), time.time() - began
         moved = sum(row.bytes * len(row.sites) * 2 for row in rows) + 2 * rows[0].bytes * sites  # and once to measure, once to finish
     site, seconds = [watch.memory[name] for name in names], sum(watch.seconds.values())
-    aggregator = [watch.memory[name] for name in ("link", "rounds_process", "aggregator")]
     return {
         "numbers": exchange,
         "all, s": f"{whole:.0f}",
         "the rounds, s": f"{rows[-1].ended - rows[0].started:.0f}",
         "moved, MB": f"{moved / 1e6:.0f}",
-        "peak memory of link / rounds / site, MB": f"{aggregator[0]:.0f} / {aggregator[1]:.0f} / {max(site):.0f}",
-        "aggregator in all, MB": f"{sum(aggregator):.0f}",
+        "peak memory of link / rounds / site, MB": f"{watch.memory['link']:.0f} / {watch.memory['rounds_process']:.0f} / {max(site):.0f}",
+        "aggregator at once, MB": f"{watch.together:.0f}",
         "CPU of link / rounds / site, s": f"{watch.seconds['link']:.0f} / {watch.seconds['rounds_process']:.0f} / "
         f"{sum(watch.seconds[name] for name in names) / sites:.0f}",
         "CPU of all, s": f"{seconds:.0f}",
