@@ -1,7 +1,7 @@
 """The experiments of Linardos et al. (2022), tables 2 to 4, on synthetic hearts (centers.py): is a heart hypertrophic?
 
     python benchmarks/federated/linardos.py --work W               # an hour or more; goes on where it was stopped
-    python benchmarks/federated/linardos.py --work W --part 1/2    # one half of the trainings; the other half in another terminal
+    python benchmarks/federated/linardos.py --work W --part 1/2    # one half of what is missing; start 2/2 at the same time
     python benchmarks/federated/linardos_tables.py --work W        # results/linardos.md and .png, of what is there
 
 Pooled data (CDS), FedAvg (FL), equal voting (FL-EV); collaborative cross validation (CCV: five folds, every center gives a fifth of its
@@ -69,13 +69,16 @@ class Training:
 
 
 def trainings() -> Iterator[Training]:
-    """All of them, seed by seed, so that what is there when time is up is balanced."""
+    """All of them: all seeds without augmentations first, then the rest seed by seed, so that what is there when time is up is balanced."""
     folds = [("CCV", str(k)) for k in range(FOLDS)] + [("LCO", center) for center in CENTERS]
+    for seed, fold, method in itertools.product(range(SEEDS), folds, METHODS):
+        yield Training("split", "none", "nyul", *fold, method, seed)
     for seed in range(SEEDS):
-        for harmonization, augmentation, fold, method in itertools.product(("nyul", "none"), AUGMENTATIONS, folds, METHODS):
-            yield Training("split", augmentation, harmonization, *fold, method, seed)
         for curation, fold, method in itertools.product(("plain", "masked"), folds[:FOLDS], ("CDS", "FL")):
             yield Training(curation, "none", "nyul", *fold, method, seed)
+        for harmonization, augmentation, fold, method in itertools.product(("nyul", "none"), AUGMENTATIONS, folds, METHODS):
+            if (harmonization, augmentation) != ("nyul", "none"):
+                yield Training("split", augmentation, harmonization, *fold, method, seed)
 
 
 def read_samples(work: Path, curation: str) -> dict[str, list]:
@@ -97,7 +100,7 @@ def is_test(training: Training, center: str, name: str) -> bool:
     return training.fold == (str(person % FOLDS) if training.validation == "CCV" else center)
 
 
-def train(training: Training, samples: Mapping[str, list]) -> dict[str, float]:
+def train(training: Training, samples: Mapping[str, list], rounds: int) -> dict[str, float]:
     """Case -> probability that it is hypertrophic, of all cases that were held out."""
     from imagingai.federated.cases import CaseLearner
     from imagingai.federated.classifier import Description
@@ -111,6 +114,7 @@ def train(training: Training, samples: Mapping[str, list]) -> dict[str, float]:
         augmentation=training.augmentation,
         harmonization=training.harmonization,
         seed=training.seed,
+        rounds=rounds,
     )
 
     def open_center(center: str, histogram: list[float] | None) -> CaseLearner:
@@ -142,20 +146,19 @@ def predict(config: ProjectConfig, description: Any, weights: dict, samples: lis
     return dict(zip([sample.name for sample in samples], torch.softmax(logits, 1)[:, 1].tolist(), strict=True))
 
 
-def train_all(work: Path, part: str) -> None:
+def train_all(work: Path, part: str, rounds: int) -> None:
     """Every training of this part that is not done yet."""
     begin()
     write_centers(work / "centers")
     number, parts = (int(text) for text in part.split("/"))
     done = {Training(**row["training"]) for row in read_lines(*work.glob("trainings*.jsonl"))}
+    missing = [training for training in trainings() if training not in done]
     samples: dict[str, dict[str, list]] = {}
-    for training in itertools.islice(trainings(), number - 1, None, parts):
-        if training in done:
-            continue
+    for training in missing[number - 1 :: parts]:
         if training.curation not in samples:
             samples[training.curation] = read_samples(work, training.curation)
         began = time.process_time()
-        found = train(training, samples[training.curation])
+        found = train(training, samples[training.curation], rounds)
         row = {"training": vars(training), "cpu_seconds": round(time.process_time() - began, 2)}
         add_line(work / f"trainings{number}.jsonl", {**row, "probabilities": {case: round(p, 5) for case, p in found.items()}})
 
@@ -164,8 +167,9 @@ def main() -> None:
     """Train what is missing."""
     arguments = parser(__doc__)
     arguments.add_argument("--part", default="1/1", help="which share of the trainings, for several processes: 1/2 and 2/2")
+    arguments.add_argument("--rounds", type=int, default=PROJECT.rounds, help="another number of rounds; take another folder for it")
     given = arguments.parse_args()
-    train_all(given.work, given.part)
+    train_all(given.work, given.part, given.rounds)
 
 
 if __name__ == "__main__":

@@ -78,9 +78,11 @@ def validation_table(found: dict, validation: str, harmonization: str) -> str:
     rows = []
     for (key, title), method in itertools.product(AUGMENTATIONS.items(), METHODS):
         values = found.get(("split", key, harmonization, validation, method), {})
+        if not values:
+            continue
         row = {"Augmentations": title, "Framework": method} | {center: cell(values.get(center)) for center in (*CENTERS, "Total")}
         rows.append(row | {"paper, Total": PAPER[validation][method][list(AUGMENTATIONS).index(key)]})
-    return table(rows)
+    return table(rows) if rows else "not run\n"
 
 
 def contrasts(found: dict) -> str:
@@ -137,14 +139,17 @@ def draw(found: dict, file: Path) -> None:
 
 def main() -> None:
     """Write results/linardos.md and linardos.png."""
-    work = parser(__doc__).parse_args().work
+    arguments = parser(__doc__)
+    arguments.add_argument("--name", default="linardos", help="name of the result")
+    given = arguments.parse_args()
+    work = given.work
     found = areas(work)
     rows = read_lines(*sorted(work.glob("trainings*.jsonl")))
     planned, seconds = sum(1 for _ in trainings()), np.array([row["cpu_seconds"] for row in rows])
     parts = [
         f"{len(rows)} of {planned} trainings are done; {np.median(seconds):.1f} CPU seconds each (median), "
         f"{seconds.sum() / 60:.0f} minutes in all.",
-        f"AUC, mean ± deviation of {SEEDS} seeds, or of the number in parentheses.",
+        f"AUC, mean ± deviation of {SEEDS} seeds, or of the number in parentheses; rows without a complete seed are left out.",
     ]
     titles = {"nyul": "Nyul harmonization", "none": "no harmonization"}
     parts += ["### Table 2: curation of the input (CCV, no augmentation)", curation_table(found)]
@@ -154,8 +159,8 @@ def main() -> None:
         ]
     parts += ["### Differences of the total AUC", contrasts(found)]
     RESULTS.mkdir(exist_ok=True)
-    draw(found, RESULTS / "linardos.png")
-    write_result("linardos.md", "\n\n".join(part.rstrip() for part in parts) + "\n")
+    draw(found, RESULTS / f"{given.name}.png")
+    write_result(f"{given.name}.md", "\n\n".join(part.rstrip() for part in parts) + "\n")
 
 
 if __name__ == "__main__":

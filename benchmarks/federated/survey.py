@@ -1,7 +1,7 @@
 """Table 2 of the survey (section 6): logistic regression on regional gray-matter volumes of two sites that differ.
 
     python benchmarks/federated/roi_features.py --data DATA --work W      # first: the volumes
-    python benchmarks/federated/survey.py --work W                        # results/survey.md
+    python benchmarks/federated/survey.py --work W --splits 20            # results/survey.md
 
 Cross (train at one site, test at the other), Single, Mix, FedAvg, FedSGD and FedProx (mu 0.1): five random splits, 80 % of the scans of a
 site to learn from, ACC, SEN, SPE, AUC on the other 20 %, mean and deviation. A site takes 10 steps between two exchanges, as in the
@@ -54,12 +54,12 @@ def write_split(work: Path, split: int) -> tuple[dict[str, dict[str, Path]], tup
     return data, features
 
 
-def run_all(work: Path, file: Path) -> None:
+def run_all(work: Path, file: Path, splits: int) -> None:
     """Train every method on every split; what the file has already is left out."""
     from imagingai.federated.simulate import compare
 
     done = {(row["split"], row["run"]) for row in read_lines(file)}
-    for split in range(SPLITS):
+    for split in range(splits):
         data, features = write_split(work, split)
         for run, (settings, methods) in RUNS.items():
             if (split, run) not in done:
@@ -80,11 +80,11 @@ def figures(work_file: Path) -> dict[tuple[str, str], np.ndarray]:
 
 
 def make_tables(found: dict[tuple[str, str], np.ndarray]) -> str:
-    """The table of the paper, and how much better than Single the methods are, split by split."""
+    """The table of the paper, of five splits, and how much better than Single the methods are, split by split, of all splits."""
     cell = lambda values: f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"  # noqa: E731
     methods = [f"{site}-tr" for site in REPEATS] + ["Single", "Mix", *RUNS]
     lines = [
-        {"Client": site, "Method": method, **{name: cell(found[site, method][:, k]) for k, name in enumerate(FIGURES)}}
+        {"Client": site, "Method": method, **{name: cell(found[site, method][:SPLITS, k]) for k, name in enumerate(FIGURES)}}
         for site in REPEATS
         for method in methods
         if (site, method) in found
@@ -94,14 +94,17 @@ def make_tables(found: dict[tuple[str, str], np.ndarray]) -> str:
         other = {site: next(name for name in REPEATS if name != site) for site in REPEATS}
         rows = [found[site, f"{other[site]}-tr" if method == "Cross" else method] - found[site, "Single"] for site in REPEATS]
         gains.append({"Method - Single": method} | {name: cell(np.concatenate(rows)[:, k]) for k, name in enumerate(FIGURES)})
-    return f"{table(lines)}\nDifference to Single, of the {SPLITS} splits at both sites:\n\n{table(gains)}"
+    splits = len(found[next(iter(found))])
+    return f"{table(lines)}\nDifference to Single in the same split, at both sites, {splits} splits:\n\n{table(gains)}"
 
 
 def main() -> None:
     """Run what is missing, write the table."""
-    given = parser(__doc__).parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--splits", type=int, default=SPLITS, help="more of them for the table of differences; the other one is of five")
+    given = arguments.parse_args()
     begin()
-    run_all(given.work, given.work / "survey.jsonl")
+    run_all(given.work, given.work / "survey.jsonl", given.splits)
     write_result("survey.md", make_tables(figures(given.work / "survey.jsonl")))
 
 
