@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from imagingai.errors import InputError
 
@@ -56,6 +58,15 @@ def find_cases(images: Path, labels: Path | None = None) -> list[CaseFiles]:
 def stem(file: Path) -> str:
     """The name up to the first dot: scan.nii.gz -> scan."""
     return file.name.split(".")[0]
+
+
+def split(cases: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
+    """Cases to learn from and those held out: every n-th by name. Raises InputError for a single case of which a share is held out."""
+    count = min(round(len(cases) * share), len(cases) - 1) if share else 0
+    if share and len(cases) < 2:
+        raise InputError(f"{len(cases)} labeled image is not enough to train: at least one more is needed, which is held out to validate.")
+    held = {int((k + 0.5) * len(cases) / max(count, 1)) for k in range(max(count, 1))} if share else set()
+    return [case for k, case in enumerate(cases) if k not in held], [case for k, case in enumerate(cases) if k in held]
 
 
 def read_label_names(labels: Path) -> dict[int, str]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from imagingai.datasets import split
 from imagingai.errors import InputError
 from imagingai.federated.config import ProjectConfig
 from imagingai.job import Report, ignore
@@ -134,8 +135,6 @@ def divide(
     The same every time, whoever asks. All cases of a patient stay together; without patients each case is one of its own.
     A group of a single patient is learned from.
     """
-    from imagingai.uncertainty.train import split  # here, because MONAI takes seconds to import, and tables do without
-
     groups, patients = groups or [0] * len(names), patients or names
     order, first, held = sorted(range(len(names)), key=lambda k: names[k]), {}, set()
     for k in order:

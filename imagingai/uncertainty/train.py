@@ -85,15 +85,6 @@ def patch_of(config: TrainSegmentationConfig, dimension: int) -> tuple[int, int,
     return (*patch, 1)[:3]
 
 
-def split(cases: Sequence[Case], share: float) -> tuple[list[Case], list[Case]]:
-    """Cases to learn from and those held out: every n-th by name. Raises InputError for a single case of which a share is held out."""
-    count = min(round(len(cases) * share), len(cases) - 1) if share else 0
-    if share and len(cases) < 2:
-        raise InputError(f"{len(cases)} labeled image is not enough to train: at least one more is needed, which is held out to validate.")
-    held = {int((k + 0.5) * len(cases) / max(count, 1)) for k in range(max(count, 1))} if share else set()
-    return [case for k, case in enumerate(cases) if k not in held], [case for k, case in enumerate(cases) if k in held]
-
-
 def views_of(training: Sequence[Case], held_out: Sequence[Case], description: ModelDescription, config: TrainSegmentationConfig) -> Source:
     """The source of a training on cases. Without held-out cases the views that validate are of the same cases."""
     readers = tuple(sorted({reader for case in training for reader in case.readers}))

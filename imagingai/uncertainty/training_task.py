@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from imagingai.datasets import CaseFiles, find_cases, list_images
+from imagingai.datasets import CaseFiles, find_cases, list_images, split
 from imagingai.device import keep_memory, use_threads
 from imagingai.errors import InputError, WeightsError
 from imagingai.job import Report, part
@@ -20,7 +20,7 @@ from imagingai.uncertainty.config import TrainSegmentationConfig
 from imagingai.uncertainty.data import load_case, survey
 from imagingai.uncertainty.model import ModelDescription, SegmentationModel, load_model, save_model
 from imagingai.uncertainty.report import training_page
-from imagingai.uncertainty.train import DOMAIN, Source, check_classes, describe, patch_of, split, train_model, views_of
+from imagingai.uncertainty.train import DOMAIN, Source, check_classes, describe, patch_of, train_model, views_of
 from imagingai.weights import load_weights, read_tensors
 
 RESULTS = ("model.safetensors", "model_card.md", "history.json", "report.html")
