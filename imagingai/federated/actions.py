@@ -135,12 +135,9 @@ def invite(options: Namespace) -> int:
 
 def shares(config: ProjectConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of each tensor that a site sends in a round."""
-    from imagingai.federated.learner import build_network, head_of
-    from imagingai.federated.sharing import shared_names
+    from imagingai.federated.learner import build_network, shared_shapes
 
-    network = build_network(config)
-    state = network.state_dict()
-    return {name: tuple(state[name].shape) for name in shared_names(network, config.private, head_of(network))}
+    return shared_shapes(config, build_network(config))
 
 
 def serve(options: Namespace, resume: bool = False) -> int:

@@ -67,7 +67,6 @@ SETTLED = 10.0  # seconds after which a reply has surely been taken
 CLOCKS = 300, 5  # seconds that a site's clock may be ahead, and how many more behind; Flower's 5 and 300 shut out those that run fast
 HEARTBEAT = 15  # seconds; a site that is silent for two of them is offline
 REPLY_TIME = 30 * 86400.0  # seconds that a late reply is still taken, so that we know when a late site is free again
-Reply = dict[str, Any]
 
 
 # --- the aggregator's side

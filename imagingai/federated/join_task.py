@@ -19,8 +19,9 @@ from imagingai.federated.processes import only_one
 from imagingai.federated.project import read_project
 from imagingai.federated.survey import check_data
 from imagingai.job import Report, part, write_json
+from imagingai.tasks import SITE_DATA
 
-DATA = ("images", "labels", "table")
+DATA = tuple(item.name for item in SITE_DATA)
 READING = 0.02  # share of the progress bar for reading the data
 RESULTS = ("model.safetensors", "personal.safetensors")
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from imagingai.datasets import split
 from imagingai.errors import InputError
 from imagingai.federated.config import ProjectConfig
+from imagingai.federated.sharing import shared_names
 from imagingai.job import Report, ignore
 
 # Where each task is: build(project) -> network, find(project, inputs) -> Found, open_cases(project, found, histogram, report) -> Learner,
@@ -117,6 +118,12 @@ def head_of(network: nn.Module) -> tuple[str, ...]:
     """Names of the parameters of the last layer, which `private = head` keeps at the site."""
     *_, (name, layer) = ((name, layer) for name, layer in network.named_modules() if list(layer.parameters(recurse=False)))
     return tuple(f"{name}.{own}" if name else own for own, _ in layer.named_parameters(recurse=False))
+
+
+def shared_shapes(project: ProjectConfig, network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor that a site sends in a round: the one answer to what leaves, for sites, aggregator and invitation."""
+    state = network.state_dict()
+    return {name: tuple(state[name].shape) for name in shared_names(network, project.private, head_of(network))}
 
 
 def need(inputs: Mapping[str, Path], names: Sequence[str], task: str) -> list[Path]:

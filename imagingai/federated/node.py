@@ -34,6 +34,7 @@ class Diary:
     rounds: int
     audit: Audit
     history: list[dict[str, Any]] = field(default_factory=list)
+    last: dict[str, Any] = field(default_factory=lambda: {"state": "waiting", "message": ""})  # what state.json says
 
     def __post_init__(self) -> None:
         file = self.folder / "history.json"
@@ -43,8 +44,8 @@ class Diary:
     def state(self, state: str, message: str, number: int = 0, **more: Any) -> None:
         """Write state.json if something has changed."""
         content = {"state": state, "message": message, "round": number or self.round, "rounds": self.rounds, **more}
-        if content != getattr(self, "_last", None):
-            self._last = content
+        if content != self.last:
+            self.last = content
             write_json(self.folder / "state.json", content)
 
     @property
@@ -69,7 +70,7 @@ class Pause:
     def __call__(self, fraction: float, text: str) -> None:
         self.report(fraction, text)
         if (self.folder / "pause").exists():
-            before = getattr(self.diary, "_last", {"state": "waiting", "message": ""})
+            before = self.diary.last
             self.diary.audit.write("paused")
             while (self.folder / "pause").exists():
                 self.diary.state("paused", "Paused: nothing is computed or sent until you go on.")

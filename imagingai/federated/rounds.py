@@ -20,7 +20,7 @@ from imagingai.federated.config import ProjectConfig
 from imagingai.federated.messages import named, plain
 from imagingai.federated.nyul import average_histogram
 from imagingai.federated.questions import Answer, Questions
-from imagingai.federated.site import digest, packed_size
+from imagingai.federated.site import MOST_EPOCHS, digest, packed_size
 from imagingai.federated.store import Store
 from imagingai.federated.strategies import aggregate, make_strategy, weights_of
 
@@ -166,10 +166,9 @@ class Rounds:
         if kind == "train":
             self.store.begin_round(number, sorted(sites[node] for node in asked), self.bytes)
         self.questions.state("running", f"{kind} round {number}, under masks")
-        more = {name: value for name, value in self.values.items() if name == "histogram" or kind == "train"}
         began = time.time()
         try:
-            mean = secure_round(self.questions, asked, kind, number, weights, more, self.config)
+            mean = secure_round(self.questions, asked, kind, number, weights, self._more(kind, ""), self.config)
         except JobFailed as error:
             raise TooFew(str(error)) from None
         if kind == "train":
@@ -203,7 +202,7 @@ class Rounds:
         ]
         if not last:
             return self.config.epochs
-        return min(1000.0, max(0.01, self.config.seconds * last[-1]["epochs"] / last[-1]["seconds"]))
+        return min(MOST_EPOCHS, max(0.01, self.config.seconds * last[-1]["epochs"] / last[-1]["seconds"]))
 
     def _save(self, number: int, weights: Weights, metrics: dict[str, float]) -> None:
         file = self.file(number)

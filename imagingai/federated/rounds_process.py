@@ -40,16 +40,14 @@ def run(project: Project, store: Store) -> None:
     """Open Flower's database, do the rounds, write the model and its card."""
     from imagingai.federated.card import model_card
     from imagingai.federated.flower import LinkGrid
-    from imagingai.federated.learner import build_network, head_of, save_network
+    from imagingai.federated.learner import build_network, save_network, shared_shapes
     from imagingai.federated.rounds import Rounds
-    from imagingai.federated.sharing import shared_names
 
     network = build_network(project.config)
     load_initial(network, project.initial)
-    names = shared_names(network, project.config.private, head_of(network))
-    initial = {name: value for name, value in network.state_dict().items() if name in names}
+    shapes = shared_shapes(project.config, network)
+    initial = {name: value for name, value in network.state_dict().items() if name in shapes}
     grid = LinkGrid(project.folder / "link.db", project.job)
-    shapes = {name: tuple(value.shape) for name, value in initial.items()}
     rounds = Rounds(project.config, grid, store, project.folder, initial, shapes, lambda: members(store), grid.beat)
     completed = False
     try:

@@ -29,7 +29,6 @@ def serve(project: Project, resume: bool = False, port: int = 8080, say: Callabl
         if ensure_certificates(project.folder, project.config.name, project.hosts):
             say("Made the certificates of the aggregator.")
         check_valid(project.folder / "server.pem")
-        (project.folder / "stop").unlink(missing_ok=True)
         store.set("state", "waiting")
         store.event(f"The aggregator starts{f' after round {rounds}' if rounds else ''}.")
         page = serve_status(store.path, port=port)

@@ -18,10 +18,9 @@ from torch import Tensor
 from imagingai.errors import ImagingAIError, InputError
 from imagingai.federated import fourier
 from imagingai.federated.config import ProjectConfig
-from imagingai.federated.learner import Learner, head_of
+from imagingai.federated.learner import Learner, shared_shapes
 from imagingai.federated.local import train_locally
 from imagingai.federated.nyul import check_histogram
-from imagingai.federated.sharing import shared_names
 from imagingai.job import Report, ignore, part, write_json
 
 MOST_EPOCHS = 1000.0  # in a round
@@ -50,9 +49,8 @@ class Site:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.memory = self._remembered()
         self.learner = self.open_data(self.memory.get("histogram"))
-        state = self.first = {name: value.clone() for name, value in self.learner.network.state_dict().items()}
-        names = shared_names(self.learner.network, self.config.private, head_of(self.learner.network))
-        self.shapes = {name: tuple(state[name].shape) for name in names}
+        self.first = {name: value.clone() for name, value in self.learner.network.state_dict().items()}
+        self.shapes = shared_shapes(self.config, self.learner.network)
 
     # --- the four kinds of instructions
 
